@@ -6,33 +6,27 @@ package station
 import (
 	"time"
 
+	"multidd/internal/duplicate"
 	"multidd/internal/verify"
 )
 
 // A Phase is how far a lane has come.
-type Phase int
+type Phase = duplicate.Phase
 
-// The phases, in the order in which a lane goes through them. The last three
+// The phases, in the order in which a lane goes through them. The last four
 // are final.
 const (
-	Ready       Phase = iota // opened and checked, nothing written
-	Preparing                // probing the capacity, blanking the first MiB
-	Writing                  // taking the image's blocks
-	Flushing                 // emptying the card's own cache
-	Verifying                // reading back
-	Sealing                  // writing and reading back the withheld first MiB
-	Good                     // proved
-	Unverified               // written and flushed, not read back, because that was asked for
-	Failed                   // see Reason
-	Interrupted              // somebody ended the run
+	Ready       = duplicate.Ready       // opened and checked, nothing written
+	Preparing   = duplicate.Preparing   // probing the capacity, blanking the first MiB
+	Writing     = duplicate.Writing     // taking the image's blocks
+	Flushing    = duplicate.Flushing    // emptying the card's own cache
+	Verifying   = duplicate.Verifying   // reading back
+	Sealing     = duplicate.Sealing     // writing and reading back the withheld first MiB
+	Good        = duplicate.Good        // proved
+	Unverified  = duplicate.Unverified  // written and flushed, not read back, because that was asked for
+	Failed      = duplicate.Failed      // see Reason
+	Interrupted = duplicate.Interrupted // somebody ended the run
 )
-
-var phaseNames = [...]string{"ready", "prepare", "write", "flush", "verify", "seal", "good", "unverified", "failed", "interrupted"}
-
-func (p Phase) String() string { return phaseNames[p] }
-
-// Final tells whether the lane has come to its end.
-func (p Phase) Final() bool { return p >= Good }
 
 // A Bottleneck names what the run is waiting for most.
 type Bottleneck string

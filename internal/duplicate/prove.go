@@ -1,0 +1,219 @@
+package duplicate
+
+import (
+	"context"
+	"fmt"
+
+	"multidd/internal/block"
+	"multidd/internal/verify"
+)
+
+const (
+	// maxBad is how many bad blocks are kept; a card with more is not mended.
+	maxBad = 100
+)
+
+// prove reads the card back, all but the withheld first MiB. Bad blocks are
+// rewritten a bounded number of times; since a card with a faulty address may
+// mend one place by spoiling another, everything is read again afterwards.
+func (l *lane) prove(ctx context.Context) error {
+	for try := 0; ; try++ {
+		bad, err := l.readBack(ctx)
+		if err != nil {
+			return err
+		}
+		if err := l.check(); err != nil {
+			return err
+		}
+		if len(bad) == 0 {
+			return nil
+		}
+		if err := verify.Diagnose(&l.r.record, bad); err != nil {
+			f := fault(err, verify.FakeCapacity, bad[0].First)
+			f.bad = bad
+			return f
+		}
+		l.narrow(ctx, bad)
+		if try >= l.r.o.Rewrites || len(bad) > maxBad || !l.r.canReread() {
+			return mismatch(bad)
+		}
+		if err := l.rewrite(ctx, bad); err != nil {
+			return err
+		}
+	}
+}
+
+// mismatch says what read back wrong.
+func mismatch(bad []verify.Bad) error {
+	err := fmt.Errorf("read back other bytes than were written: %v", bad[0])
+	if len(bad) > 1 {
+		err = fmt.Errorf("%w, and %d more blocks", err, len(bad)-1)
+	}
+	return &stepError{reason: verify.ReadbackMismatch, off: bad[0].First, bad: bad[:min(len(bad), maxBad)], err: err}
+}
+
+// readBack reads all that was written and returns what differs.
+func (l *lane) readBack(ctx context.Context) ([]verify.Bad, error) {
+	l.enter(Verifying, l.r.record.Bytes())
+	var bad []verify.Bad
+	var flight []piece
+	n := l.r.record.Len()
+	fail := func(err error) ([]verify.Bad, error) {
+		l.drain(flight)
+		return nil, err
+	}
+	for i := 0; i < n || len(flight) > 0; {
+		if l.over() {
+			return fail(ErrInterrupted)
+		}
+		if i < n && len(flight) < l.r.o.Depth {
+			p, err := l.startRead(ctx, i)
+			if err != nil {
+				return fail(err)
+			}
+			flight = append(flight, p)
+			i++
+			continue
+		}
+		p := flight[0]
+		flight = flight[1:]
+		b, ok, err := l.judge(p, l.t.Wait())
+		p.release()
+		if err != nil {
+			return fail(err)
+		}
+		if !ok {
+			bad = append(bad, b)
+		}
+		l.progress(int64(len(p.data)))
+	}
+	return bad, nil
+}
+
+// startRead begins to read block i back.
+func (l *lane) startRead(ctx context.Context, i int) (piece, error) {
+	e := l.r.record.At(i)
+	buf, err := l.r.pool.Get(ctx)
+	if err != nil {
+		return piece{}, err
+	}
+	p := piece{data: buf[:e.Len], off: e.Off, entry: i, release: func() { l.r.pool.Put(buf) }}
+	if err := l.t.StartRead(p.data, p.off); err != nil {
+		p.release()
+		return piece{}, fault(fmt.Errorf("read back at byte %d: %w", e.Off, err), verify.ReadEIO, e.Off)
+	}
+	return p, nil
+}
+
+// judge looks at a block that was read back, or at why it could not be.
+func (l *lane) judge(p piece, err error) (b verify.Bad, ok bool, _ error) {
+	e := l.r.record.At(p.entry)
+	if err != nil {
+		return b, false, l.readFault(p, err)
+	}
+	got := verify.Sum(p.data)
+	if got == e.Sum {
+		return b, true, nil
+	}
+	b, err = verify.Reexamine(l.t, p.entry, e, got, p.data)
+	l.touch()
+	if err != nil {
+		return b, false, fault(fmt.Errorf("read back at byte %d: %w", e.Off, err), verify.ReadEIO, e.Off)
+	}
+	return b, false, nil
+}
+
+// readFault finds out where exactly a block cannot be read.
+func (l *lane) readFault(p piece, err error) error {
+	off := p.off
+	if reasonOf(err, verify.ReadEIO) == verify.ReadEIO {
+		for at := 0; at < len(p.data) && !l.over(); at += verify.Page {
+			page := p.data[at:min(at+verify.Page, len(p.data))]
+			if _, err2 := l.t.ReadAt(page, p.off+int64(at)); err2 != nil {
+				off, err = p.off+int64(at), err2
+				break
+			}
+			l.touch()
+		}
+	}
+	return fault(fmt.Errorf("read back at byte %d: %w", off, err), verify.ReadEIO, off)
+}
+
+// narrow finds the exact bounds of what is bad, where the image can be had again.
+func (l *lane) narrow(ctx context.Context, bad []verify.Bad) {
+	if !l.r.canReread() {
+		return
+	}
+	for i := range bad[:min(len(bad), maxBad)] {
+		b := &bad[i]
+		want, err := l.r.pool.Get(ctx)
+		if err != nil {
+			return
+		}
+		got, err := l.r.pool.Get(ctx)
+		if err != nil {
+			l.r.pool.Put(want)
+			return
+		}
+		if l.r.fetch(want[:b.Len], b.Entry) == nil {
+			if _, err := l.t.ReadAt(got[:b.Len], b.Off); err == nil {
+				b.Narrow(want[:b.Len], got[:b.Len])
+			}
+		}
+		l.r.pool.Put(want)
+		l.r.pool.Put(got)
+		l.touch()
+	}
+}
+
+// rewrite writes bad blocks once more and flushes.
+func (l *lane) rewrite(ctx context.Context, bad []verify.Bad) error {
+	l.rewrote.Add(int32(len(bad)))
+	l.warn("%d bad ranges were rewritten, the first at byte %d", len(bad), bad[0].First)
+	l.enter(Writing, int64(len(bad))*int64(l.r.pool.BufferSize()))
+	for _, b := range bad {
+		buf, err := l.r.pool.Get(ctx)
+		if err != nil {
+			return err
+		}
+		err = l.r.fetch(buf[:b.Len], b.Entry)
+		if err == nil {
+			err = l.writeSure(buf[:b.Len], b.Off)
+		}
+		l.r.pool.Put(buf)
+		if err != nil {
+			return err
+		}
+		if l.over() {
+			return ErrInterrupted
+		}
+		l.progress(b.Len)
+	}
+	return l.flush(ctx)
+}
+
+// proveHead reads the withheld first MiB back, past every cache.
+func (l *lane) proveHead() error {
+	buf, err := block.Aligned(block.HeadSize)
+	if err != nil {
+		return err
+	}
+	defer block.Free(buf)
+	for _, h := range l.r.head {
+		e := verify.Entry{Extent: h.Extent(), Sum: verify.Sum(h.Data)}
+		p := buf[:len(h.Data)]
+		if _, err := l.t.ReadAt(p, h.Off); err != nil {
+			return l.readFault(piece{data: p, off: h.Off}, err)
+		}
+		if got := verify.Sum(p); got != e.Sum {
+			b, err := verify.Reexamine(l.t, -1, e, got, p)
+			if err != nil {
+				return fault(fmt.Errorf("read back at byte %d: %w", h.Off, err), verify.ReadEIO, h.Off)
+			}
+			b.Narrow(h.Data, p)
+			return mismatch([]verify.Bad{b})
+		}
+		l.touch()
+	}
+	return nil
+}

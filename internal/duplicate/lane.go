@@ -41,11 +41,12 @@ type lane struct {
 }
 
 func newLane(r *Run, i int, l Lane) *lane {
+	n := &lane{r: r, index: i, size: l.Size, plain: l.Plain, cursor: newCursor(), ended: make(chan struct{})}
 	t, ok := l.Target.(Async)
 	if !ok {
-		t = &atOnce{Target: l.Target}
+		t = &atOnce{Target: l.Target, moved: n.touch}
 	}
-	n := &lane{r: r, index: i, t: t, size: l.Size, plain: l.Plain, cursor: newCursor(), ended: make(chan struct{})}
+	n.t = t
 	n.total.Store(-1)
 	return n
 }
@@ -53,17 +54,20 @@ func newLane(r *Run, i int, l Lane) *lane {
 // atOnce makes an Async of a Target that can only do one thing at a time.
 type atOnce struct {
 	Target
+	moved   func() // called after each request
 	results []error
 }
 
 func (a *atOnce) StartWrite(p []byte, off int64) error {
 	_, err := a.WriteAt(p, off)
+	a.moved()
 	a.results = append(a.results, err)
 	return nil
 }
 
 func (a *atOnce) StartRead(p []byte, off int64) error {
 	_, err := a.ReadAt(p, off)
+	a.moved()
 	a.results = append(a.results, err)
 	return nil
 }

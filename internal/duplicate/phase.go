@@ -54,6 +54,9 @@ type stepError struct {
 func (e *stepError) Error() string { return e.err.Error() }
 func (e *stepError) Unwrap() error { return e.err }
 
+// Reason returns why the lane ended, as a stable token.
+func (e *stepError) Reason() string { return string(e.reason) }
+
 // fault makes err the end of a lane. The reason is err's own, if it has one.
 func fault(err error, otherwise verify.Reason, off int64) *stepError {
 	var at interface{ Offset() int64 }

@@ -53,8 +53,10 @@ type Snapshot struct {
 	Memory     int64 // resident, in bytes
 	// Warnings concern the run as a whole, each a sentence.
 	Warnings []string
-	Done     bool // every lane is final
-	Exit     int  // the exit status, once Done
+	// WriteOnly: the cards are not read back, because that was asked for.
+	WriteOnly bool
+	Done      bool // every lane is final
+	Exit      int  // the exit status, once Done
 }
 
 // An ImageState says what is being written.

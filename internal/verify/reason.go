@@ -30,6 +30,12 @@ const (
 	Interrupted      Reason = "interrupted"       // somebody ended the run
 )
 
+// Reasons are all of them.
+var Reasons = [...]Reason{
+	ReadbackMismatch, ReadEIO, WriteEIO, FlushFailed, Stalled, Removed, TargetChanged, TooSmall, FakeCapacity, ReadOnly, Busy,
+	Mounted, SystemDisk, SourceOnTarget, ForeignWrite, UnstableRead, ImageDigest, ImageDecode, IDUnavailable, Journal, StoreFull, Interrupted,
+}
+
 // Hint says in a sentence or two what a reason probably means and what to do.
 func (r Reason) Hint() string {
 	switch r {

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"multidd/internal/duplicate"
+	"multidd/internal/station"
+)
+
+// onSignals returns a context that SIGINT, SIGTERM and SIGHUP cancel, with a
+// cause that tells which; a second SIGINT or SIGTERM ends the process at once.
+// SIGUSR1 calls show.
+func onSignals(parent context.Context, show func()) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1)
+	done := make(chan struct{})
+	go func() {
+		var last os.Signal
+		var at time.Time
+		for {
+			var s os.Signal
+			select {
+			case s = <-signals:
+			case <-done:
+				return
+			}
+			if s == last && time.Since(at) < sameSignal {
+				continue
+			}
+			last, at = s, time.Now()
+			switch {
+			case s == syscall.SIGUSR1:
+				show()
+			case ctx.Err() != nil:
+				status := station.ExitInterrupted
+				if s == syscall.SIGTERM {
+					status = station.ExitTerminated
+				}
+				tell(status)
+				os.Exit(status)
+			case s == os.Interrupt:
+				cancel(duplicate.ErrInterrupted)
+			default:
+				cancel(station.ErrTerminated)
+			}
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		close(done)
+		cancel(nil)
+	}
+}

@@ -61,12 +61,9 @@ func (o *Options) fill() {
 }
 
 // Buffers returns how many buffers a run with so many lanes needs of its pool:
-// the window, those in flight of each lane, and a few for the source.
-func Buffers(window, depth, lanes int) int { return window + depth*lanes + sourceBuffers }
-
-// sourceBuffers is how many buffers a source may hold besides the blocks that
-// Next returned and that are not yet released.
-const sourceBuffers = 6
+// those of the window and those in flight of each lane. What the source holds
+// besides the blocks that Next returned comes on top.
+func Buffers(window, depth, lanes int) int { return window + depth*lanes }
 
 // A Lane is a card of a run.
 type Lane struct {
@@ -100,8 +97,8 @@ type Run struct {
 	err    error // why no card can be good; guarded by mu
 }
 
-// New returns a run of the source to the lanes. The pool's buffers must be at
-// least Buffers(…) in number; its buffer size is the run's block size. If the
+// New returns a run of the source to the lanes. The source makes its blocks in
+// the pool's buffers, and the lanes read into them; see Buffers for their number. If the
 // source is a Rereader, a lane that falls behind goes on from it. total is how
 // many bytes the source will give, -1 if that is not known.
 func New(src Source, pool *block.Pool, lanes []Lane, total int64, o Options) *Run {

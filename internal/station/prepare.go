@@ -1,0 +1,353 @@
+package station
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"time"
+
+	"multidd/internal/block"
+	"multidd/internal/device"
+	"multidd/internal/duplicate"
+	"multidd/internal/image"
+)
+
+// A Refusal is a reason why a target may not be written.
+type Refusal struct {
+	Reason string // a stable token
+	Text   string // what is wrong and what to do, in one sentence
+}
+
+// A Target is a place that was named, or found, and what is in it now. All its
+// strings are safe to print on a terminal.
+type Target struct {
+	Name                        string // as it was given
+	Slot, Device, Model, Serial string
+	Bus                         string
+	Size                        int64    // in bytes; 0: no card; -1: a file that grows
+	Contents                    []string // what is on it, a line for each partition
+	Refusals                    []Refusal
+	// Floor is the least time that writing the image and reading it back takes
+	// this card, from what is known of its speed; -1: nothing is.
+	Floor time.Duration
+	// FloorFrom says where that is known from.
+	FloorFrom string
+
+	disk device.Disk
+	card *device.Card
+}
+
+// A Plan is what a run would do: an image and the targets it goes to. It holds the
+// targets open, once they are.
+type Plan struct {
+	Image   ImageState
+	Targets []Target
+	// End is just past the last byte that is written, used how many bytes are
+	// written; -1: not known yet.
+	End, Used int64
+
+	sys    device.System
+	o      device.Options
+	speeds *Speeds
+}
+
+// Survey lists the slots of this computer, with what is in them and whether
+// it may be written. Disks that can be no card at all are left out unless all is
+// set.
+func Survey(ctx context.Context, sys device.System, policy device.Policy, all bool) ([]Target, error) {
+	disks, err := sys.List()
+	if err != nil {
+		return nil, fmt.Errorf("list the devices: %w", err)
+	}
+	disks = slices.DeleteFunc(disks, func(d device.Disk) bool {
+		if !all && (d.Bus == device.BusVirtual || d.Bus == device.BusLoop || d.Bus == "") {
+			return true
+		}
+		return d.Bus == device.BusLoop && d.Size == 0 // a loop device without a file
+	})
+	var targets []Target
+	for _, d := range probe(ctx, sys, disks) {
+		t := newTarget(d.Path, d)
+		for _, r := range sys.Judge(d, policy) {
+			t.Refusals = append(t.Refusals, Refusal{r.Reason, Clean(r.Text)})
+		}
+		targets = append(targets, t)
+	}
+	return targets, nil
+}
+
+// probeFor is how long disks have to tell what is on them.
+const probeFor = 5 * time.Second
+
+func probe(ctx context.Context, sys device.System, disks []device.Disk) []device.Disk {
+	ctx, cancel := context.WithTimeout(ctx, probeFor)
+	defer cancel()
+	return sys.Probe(ctx, disks)
+}
+
+func newTarget(name string, d device.Disk) Target {
+	return Target{
+		Name: Clean(name), Slot: Clean(d.Slot), Device: Clean(d.Path), Model: strings.TrimSpace(d.Vendor + " " + d.Model), Serial: d.Serial,
+		Bus: d.Bus, Size: d.Size, Contents: contents(d), Floor: -1, disk: d,
+	}
+}
+
+// contents says what is on a disk, a line for each partition.
+func contents(d device.Disk) []string {
+	var lines []string
+	if d.FS != "" || d.Label != "" || len(d.Mounts) > 0 {
+		lines = append(lines, describe("", d.Size, d.FS, d.Label, d.Mounts))
+	}
+	for _, p := range d.Parts {
+		lines = append(lines, describe(p.Name, p.Size, p.FS, p.Label, p.Mounts))
+	}
+	if len(d.Holders) > 0 {
+		lines = append(lines, "part of "+strings.Join(d.Holders, ", "))
+	}
+	return lines
+}
+
+func describe(name string, size int64, fs, label string, mounts []string) string {
+	words := []string{}
+	if name != "" {
+		words = append(words, name)
+	}
+	words = append(words, Amount(size))
+	if fs != "" {
+		words = append(words, fs)
+	}
+	if label != "" {
+		words = append(words, fmt.Sprintf("%q", label))
+	}
+	if len(mounts) > 0 {
+		words = append(words, "mounted at "+strings.Join(mounts, ", "))
+	}
+	return strings.Join(words, " ")
+}
+
+// NewPlan finds the named targets and judges them. Nothing is written, and
+// nothing is opened for writing yet. image is what will be written, end the end of
+// its last used byte, -1 if that is not known.
+func NewPlan(ctx context.Context, sys device.System, names []string, image ImageState, end int64, o device.Options, speeds *Speeds) *Plan {
+	o.Policy.Named = true
+	p := &Plan{Image: image, End: end, Used: image.Used, sys: sys, o: o, speeds: speeds}
+	var disks []device.Disk
+	for _, name := range names {
+		t := Target{Name: Clean(name), Device: Clean(name), Floor: -1}
+		if d, err := sys.Find(name); err != nil {
+			t.Refusals = []Refusal{refusalOf(err)}
+		} else {
+			t.disk = d
+			disks = append(disks, d)
+		}
+		p.Targets = append(p.Targets, t)
+	}
+	probed := probe(ctx, sys, disks)
+	var earlier []device.Disk
+	for i := range p.Targets {
+		t := &p.Targets[i]
+		if t.disk.Path == "" {
+			continue // not found
+		}
+		*t = newTarget(t.Name, probed[len(earlier)])
+		p.judge(t, earlier)
+		p.floor(t)
+		earlier = append(earlier, t.disk)
+	}
+	return p
+}
+
+// judge gathers all that speaks against a target, given the ones named before it.
+func (p *Plan) judge(t *Target, earlier []device.Disk) {
+	for _, r := range p.sys.Judge(t.disk, p.o.Policy) {
+		t.Refusals = append(t.Refusals, Refusal{r.Reason, Clean(r.Text)})
+	}
+	for _, e := range earlier {
+		for _, r := range device.SameDevice([]device.Disk{e, t.disk}) {
+			t.Refusals = append(t.Refusals, Refusal{r.Reason, Clean(r.Text)})
+		}
+	}
+	if p.End >= 0 {
+		if err := t.disk.Fits(p.End); err != nil {
+			t.Refusals = append(t.Refusals, refusalOf(err))
+		}
+	}
+}
+
+func (p *Plan) floor(t *Target) {
+	if p.Used < 0 || p.speeds == nil {
+		return
+	}
+	write, read, from := p.speeds.Of(t.disk)
+	if write <= 0 {
+		return
+	}
+	seconds := float64(p.Used) / write
+	if read > 0 {
+		seconds += float64(p.Used) / read
+	}
+	t.Floor, t.FloorFrom = time.Duration(seconds*float64(time.Second)), from
+}
+
+func refusalOf(err error) Refusal {
+	r := string(reasonOf(err))
+	if r == "" {
+		r = "error"
+		if errors.Is(err, fs.ErrPermission) {
+			r = "permission"
+		}
+	}
+	return Refusal{r, Clean(err.Error())}
+}
+
+// Refused returns the targets that may not be written.
+func (p *Plan) Refused() []Target {
+	var refused []Target
+	for _, t := range p.Targets {
+		if len(t.Refusals) > 0 {
+			refused = append(refused, t)
+		}
+	}
+	return refused
+}
+
+// Open opens all targets, exclusively, until Close. If one of them cannot be
+// had, that is a refusal of it. Nothing is written.
+func (p *Plan) Open() {
+	for i := range p.Targets {
+		t := &p.Targets[i]
+		if len(t.Refusals) > 0 {
+			continue
+		}
+		card, err := p.sys.Open(t.disk, p.o)
+		if err != nil {
+			t.Refusals = append(t.Refusals, refusalOf(err))
+			continue
+		}
+		t.card = card
+		if p.End >= 0 {
+			if err := card.Disk().Fits(p.End); err != nil {
+				t.Refusals = append(t.Refusals, refusalOf(err))
+			}
+		}
+	}
+}
+
+// Check looks once more whether the opened targets are what they were, after a
+// person was asked.
+func (p *Plan) Check() {
+	for i := range p.Targets {
+		t := &p.Targets[i]
+		if t.card == nil {
+			continue
+		}
+		if err := t.card.Check(); err != nil {
+			t.Refusals = append(t.Refusals, refusalOf(err))
+		}
+	}
+}
+
+// Close lets go of the targets.
+func (p *Plan) Close() {
+	for i := range p.Targets {
+		if c := p.Targets[i].card; c != nil {
+			_ = c.Close() // what was written has its verdict
+			p.Targets[i].card = nil
+		}
+	}
+}
+
+// Cards returns the opened targets as cards of a run.
+func (p *Plan) Cards() []Card {
+	var cards []Card
+	for _, t := range p.Targets {
+		d := t.card.Disk()
+		c := Card{
+			Slot: t.Slot, Device: t.Device, Model: t.Model, Serial: t.Serial,
+			Size: max(0, d.Size), Target: t.card, Bus: d.BusID, BusSpeed: d.BusSpeed,
+		}
+		if !t.card.Direct() {
+			c.Amber = append(c.Amber, "read back through the page cache, which was dropped first: this card's reader does not take direct I/O")
+		}
+		if d.Bus == device.BusFile {
+			c.Serial = ""
+		}
+		cards = append(cards, c)
+	}
+	return cards
+}
+
+// Largest returns the size of the largest opened target, 0 if one of them grows.
+func (p *Plan) Largest() int64 {
+	var n int64
+	for _, t := range p.Targets {
+		if t.disk.Size < 0 {
+			return 0
+		}
+		n = max(n, t.disk.Size)
+	}
+	return n
+}
+
+// Learn remembers how fast the cards of a finished run were.
+func (p *Plan) Learn(last Snapshot) error {
+	if p.speeds == nil {
+		return nil
+	}
+	for i, l := range last.Lanes {
+		if l.Phase == Good && l.Step == Sealing {
+			p.speeds.learn(p.Targets[i].disk, l.WriteRate, l.ReadRate)
+		}
+	}
+	return p.speeds.save()
+}
+
+// A run may be at most Resident bytes of memory for up to manyCards cards, and
+// perCard more for each further one.
+const (
+	Resident  = 128 << 20
+	manyCards = 14
+	// BlockSize is that of a run in bytes.
+	BlockSize = 1 << 20
+	// inFlight is how many blocks a lane may have under way.
+	inFlight = 2
+	// ours is what the program takes beside buffers and decoder.
+	ours = 28 << 20
+)
+
+// Sizes returns how many blocks the window of a run may have, and the pool for it,
+// so that the run keeps within its memory: decoder is what the image's decoder
+// takes, in bytes.
+func Sizes(cards int, decoder int64) (window int, pool *block.Pool) {
+	const most, least = 24, 6
+	budget := Resident + int64(max(0, cards-manyCards))*inFlight*BlockSize
+	fixed := duplicate.Buffers(0, inFlight, cards) + image.Held
+	window = int((budget-ours-decoder)/BlockSize) - fixed
+	window = min(most, max(least, window))
+	return window, block.NewPool(window+fixed, BlockSize)
+}
+
+// Amount writes a number of bytes for people, as dd does.
+func Amount(n int64) string {
+	if n < 0 {
+		return "?"
+	}
+	const units = "kMGTPE"
+	if n < 1000 {
+		return fmt.Sprintf("%d B", n)
+	}
+	f, i := float64(n)/1000, 0
+	for ; f >= 999.5 && i < len(units)-1; i++ {
+		f /= 1000
+	}
+	if f < 9.95 {
+		return fmt.Sprintf("%.1f %cB", f, units[i])
+	}
+	return fmt.Sprintf("%.0f %cB", f, units[i])
+}
+
+// IsPermission tells whether a refusal is only for want of a right.
+func (r Refusal) IsPermission() bool { return r.Reason == "permission" }

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package devicetest
+
+func newFileCard(string, int64) (rackCard, error) { return nil, ErrUnsupported }

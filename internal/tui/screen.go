@@ -20,7 +20,7 @@ import (
 // ErrAbandoned. When ctx ends first, its cause is returned.
 //
 // On a terminal that cannot move its cursor, or has no size, Plain is used. When
-// the terminal goes away the run goes on; the error is returned at its end.
+// the terminal fails or goes away the run goes on, and Screen returns at its end.
 func Screen(ctx context.Context, in, out *os.File, s Station) error {
 	w, h, err := term.GetSize(int(out.Fd()))
 	if dumb(os.Getenv("TERM")) || err != nil || w < 1 || h < 1 {
@@ -46,14 +46,19 @@ func Screen(ctx context.Context, in, out *os.File, s Station) error {
 	case err == nil:
 		return errNoEnd
 	}
-	// The terminal is lost, the cards are not.
+	return outlive(ctx, m.snaps, fmt.Errorf("draw on the terminal: %w", err))
+}
+
+// outlive lets the rest of a run go by that cannot be shown any more, and then
+// returns why: a terminal is lost, the cards are not.
+func outlive(ctx context.Context, snaps <-chan station.Snapshot, why error) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case _, ok := <-m.snaps:
+		case _, ok := <-snaps:
 			if !ok {
-				return fmt.Errorf("draw on the terminal: %w", err)
+				return why
 			}
 		}
 	}

@@ -1,0 +1,291 @@
+package device
+
+import (
+	"io"
+	"os"
+	"runtime"
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Linux native asynchronous I/O (io_submit(2)) on direct descriptors. A request is
+// handed to the device by the thread that submits it, so requests reach the device
+// in the order in which they were started; io_uring, with its helper threads, does
+// not promise that.
+
+// depth is how many requests of one card the kernel holds at most. Whoever starts
+// more waits for the oldest.
+const depth = 8
+
+// A queue holds the requests that were started and not yet waited for.
+type queue struct {
+	mu       sync.Mutex // held by whoever is inside, even while waiting for the kernel
+	context  uintptr    // of the kernel; 0: none
+	refused  bool       // the kernel gives none
+	pending  []*request // the oldest first
+	first    uint64     // the number of pending[0]
+	inFlight int        // how many of them the kernel has
+}
+
+type request struct {
+	op   op
+	p    []byte // must stay reachable while the kernel has it
+	off  int64
+	done bool
+	err  error
+}
+
+// iocb and ioEvent are as in the kernel's include/uapi/linux/aio_abi.h, for
+// little-endian machines; on others only the unused key and flags trade places.
+type iocb struct {
+	data     uint64
+	key      uint32
+	flags    uint32
+	opcode   uint16
+	priority int16
+	fd       uint32
+	buf      uint64
+	n        uint64
+	off      int64
+	_        uint64
+	_        uint32
+	_        uint32
+}
+
+type ioEvent struct {
+	data uint64
+	obj  uint64
+	res  int64
+	res2 int64
+}
+
+// StartWrite begins to write p at off; Wait tells what became of it. An error means
+// that nothing was begun. p must be left alone until Wait has returned for it.
+//
+// Where the kernel cannot do it in the background (no direct I/O, an unaligned
+// piece), all requests before it are carried out, and then this one, before
+// StartWrite returns.
+func (c *Card) StartWrite(p []byte, off int64) error {
+	if err := c.inside(len(p), off); err != nil {
+		return err
+	}
+	h, err := c.ready()
+	if err != nil {
+		return err
+	}
+	c.count(h, len(p), off)
+	return c.queue.start(c, h, &request{op: opWrite, p: p, off: off})
+}
+
+// StartRead begins to read p at off, and otherwise is as StartWrite.
+func (c *Card) StartRead(p []byte, off int64) error {
+	h := c.handle.Load()
+	if h == nil {
+		return newError("", io.EOF, "read %s: nothing was written to it yet", c.disk.Path)
+	}
+	return c.queue.start(c, h, &request{op: opRead, p: p, off: off})
+}
+
+// Wait waits for the oldest request that was started and not yet waited for, and
+// returns what became of it. An error from it is as from WriteAt or ReadAt; fewer
+// bytes than asked for are an error.
+func (c *Card) Wait() error {
+	q := &c.queue
+	q.mu.Lock()
+	defer q.unlock(c)
+	if len(q.pending) == 0 {
+		return newError("", nil, "wait for a request to %s: none was started", c.disk.Path)
+	}
+	r := q.pending[0]
+	for !r.done {
+		q.reap(c, true)
+	}
+	q.pending[0] = nil
+	q.pending = q.pending[1:]
+	q.first++
+	return r.err
+}
+
+func (q *queue) start(c *Card, h *handle, r *request) error {
+	q.mu.Lock()
+	defer q.unlock(c)
+	if c.closed.Load() {
+		return newError("", os.ErrClosed, "%s %s: it is closed", r.op, c.disk.Path)
+	}
+	if q.fits(c, h, r) {
+		for q.inFlight >= depth {
+			q.reap(c, true)
+		}
+		q.pending = append(q.pending, r)
+		if q.submit(h, r) == nil {
+			q.inFlight++
+			return nil
+		}
+		// Out of memory, or of the system's share of requests: do it here.
+	} else {
+		q.pending = append(q.pending, r)
+	}
+	q.settle(c)
+	c.finish(h, r)
+	return nil
+}
+
+// fits tells whether the kernel can take r in the background.
+func (q *queue) fits(c *Card, h *handle, r *request) bool {
+	if h.direct == nil || len(r.p) == 0 || r.off%h.align != 0 || int64(len(r.p))%h.align != 0 || !aligned(r.p, h.align) || q.refused {
+		return false
+	}
+	if q.context == 0 {
+		_, _, e := unix.Syscall(unix.SYS_IO_SETUP, depth, uintptr(unsafe.Pointer(&q.context)), 0)
+		q.refused = e != 0
+	}
+	return !q.refused
+}
+
+// submit hands r, the last of pending, to the kernel.
+func (q *queue) submit(h *handle, r *request) error {
+	cb := &iocb{
+		data:   q.first + uint64(len(q.pending)) - 1,
+		opcode: uint16(r.op), // reading is 0, writing 1
+		buf:    uint64(uintptr(unsafe.Pointer(unsafe.SliceData(r.p)))),
+		n:      uint64(len(r.p)),
+		off:    r.off,
+	}
+	return control(h.direct, func(fd int) error {
+		cb.fd = uint32(fd)
+		list := [1]*iocb{cb}
+		n, _, e := unix.Syscall(unix.SYS_IO_SUBMIT, q.context, 1, uintptr(unsafe.Pointer(&list)))
+		if e != 0 {
+			return e
+		}
+		if n != 1 {
+			return unix.EAGAIN
+		}
+		return nil
+	})
+}
+
+// reap takes back what the kernel has done; if wait is set, one request at least.
+func (q *queue) reap(c *Card, wait bool) {
+	if q.inFlight == 0 {
+		return
+	}
+	var events [depth]ioEvent
+	var least uintptr
+	var none unix.Timespec
+	timeout := unsafe.Pointer(&none)
+	if wait {
+		least, timeout = 1, nil
+	}
+	n, _, e := unix.Syscall6(unix.SYS_IO_GETEVENTS, q.context, least, depth, uintptr(unsafe.Pointer(&events)), uintptr(timeout), 0)
+	if e != 0 {
+		if e != unix.EINTR && wait {
+			// The context is gone, which cannot be; do not go round for ever.
+			q.abandon(c, e)
+		}
+		return
+	}
+	for _, ev := range events[:n] {
+		r := q.pending[ev.data-q.first]
+		q.inFlight--
+		c.complete(r, ev.res)
+	}
+}
+
+// abandon ends all requests with an error. Those that the kernel has may still be
+// carried out.
+func (q *queue) abandon(c *Card, err error) {
+	ended := make([]*request, len(q.pending)) // the old ones belong to the kernel
+	for i, r := range q.pending {
+		if ended[i] = r; r != nil && !r.done {
+			ended[i] = &request{op: r.op, done: true, err: c.failure(r.op, err, r.off, len(r.p))}
+		}
+	}
+	q.pending = ended
+	q.inFlight, q.context, q.refused = 0, 0, true
+}
+
+// complete notes what the kernel made of r: res bytes, or a negative error.
+func (c *Card) complete(r *request, res int64) {
+	h := c.handle.Load()
+	r.done = true
+	n, err := int(max(res, 0)), error(nil)
+	switch {
+	case res < 0:
+		err = unix.Errno(-res)
+	case n < len(r.p) && r.op == opWrite:
+		// The rest, to learn why it was not written.
+		var k int
+		k, err = c.write(h, r.p[n:], r.off+int64(n))
+		n += k
+	case n < len(r.p):
+		_, err = c.ReadAt(r.p[n:], r.off+int64(n))
+		r.err = err
+		return
+	}
+	if r.op == opWrite {
+		r.err = c.wrote(err, len(r.p), n, r.off)
+	} else if err != nil {
+		r.err = c.failure(opRead, err, r.off, len(r.p))
+	}
+}
+
+// finish carries r out in the foreground.
+func (c *Card) finish(h *handle, r *request) {
+	r.done = true
+	if r.op == opRead {
+		_, r.err = c.ReadAt(r.p, r.off)
+		return
+	}
+	n, err := c.write(h, r.p, r.off)
+	r.err = c.wrote(err, len(r.p), n, r.off)
+}
+
+// settle waits until the kernel has no request.
+func (q *queue) settle(c *Card) {
+	for q.inFlight > 0 {
+		q.reap(c, true)
+	}
+}
+
+func (q *queue) drain(c *Card) {
+	q.mu.Lock()
+	defer q.unlock(c)
+	q.settle(c)
+}
+
+// unlock ends a stay inside. If the card was closed meanwhile, the last one to go
+// tidies up.
+func (q *queue) unlock(c *Card) {
+	q.mu.Unlock()
+	if c.closed.Load() {
+		q.close(c)
+	}
+}
+
+// close gives the kernel's context back. That waits for requests under way, so it
+// is left to a goroutine if there are any. It ends when the device gives them up,
+// and until then keeps their memory from being used for something else.
+func (q *queue) close(c *Card) {
+	if !q.mu.TryLock() {
+		return // whoever is inside will come by here
+	}
+	defer q.mu.Unlock()
+	q.reap(c, false)
+	context, stuck, kept := q.context, q.inFlight > 0, q.pending
+	q.abandon(c, os.ErrClosed)
+	if context == 0 {
+		return
+	}
+	destroy := func() {
+		_, _, _ = unix.Syscall(unix.SYS_IO_DESTROY, context, 0, 0)
+		runtime.KeepAlive(kept)
+	}
+	if stuck {
+		go destroy()
+	} else {
+		destroy()
+	}
+}

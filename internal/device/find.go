@@ -1,0 +1,218 @@
+package device
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Find returns the target that a name means. A name is the path of a device or of
+// any link to it; a slot ("1-2.3", "2-4:1", "mmc0"); a name below
+// /dev/disk/by-path, whether or not udev has made the link; or the path of a
+// plain file, which need not be there yet if its directory is. The disk is opened
+// for reading, so that the kernel looks at the medium that is in it now.
+//
+// A partition, a path below /dev that does not exist, and whatever can be no card
+// are errors with a Reason. Nothing is created.
+func (s System) Find(name string) (Disk, error) {
+	if name == "" {
+		return Disk{}, newError(ReasonNoSuchDevice, nil, "a target has an empty name; name a device, a slot or a file")
+	}
+	if !strings.Contains(name, "/") {
+		d, ok, err := s.findSlot(name)
+		if ok || err != nil {
+			return d, err
+		}
+	}
+	path, err := filepath.Abs(name)
+	if err != nil {
+		return Disk{}, err
+	}
+	var st unix.Stat_t
+	err = retry(func() error { return unix.Stat(path, &st) })
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return s.findMissing(name, path)
+	case err != nil:
+		return Disk{}, newError("", err, "look at %s: %v", name, err)
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFBLK:
+		return s.findNumber(name, splitDev(uint64(st.Rdev)))
+	case unix.S_IFREG:
+		if s.inDev(path) {
+			return Disk{}, newError(ReasonNotACard, nil, "%s is a plain file where a device should be, left behind by some program; delete it", name)
+		}
+		d := fileDisk(name, path)
+		d.Size, d.file = st.Size, fileID{splitDev(uint64(st.Dev)), st.Ino}
+		if d.Size == 0 {
+			d.Size = -1
+		}
+		return d, nil
+	}
+	return Disk{}, newError(ReasonNotACard, nil, "%s is %s; name a card or a plain file", name, kindOf(st.Mode))
+}
+
+func fileDisk(name, path string) Disk {
+	return Disk{Name: filepath.Base(path), Path: path, Slot: name, Size: -1, Sector: 512, Bus: BusFile}
+}
+
+func kindOf(mode uint32) string {
+	switch mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		return "a directory"
+	case unix.S_IFCHR:
+		return "a character device"
+	case unix.S_IFIFO:
+		return "a pipe"
+	case unix.S_IFSOCK:
+		return "a socket"
+	}
+	return "of a strange kind"
+}
+
+// inDev tells whether a path is below /dev, where a plain file is a mistake.
+// /dev/shm is for files.
+func (s System) inDev(path string) bool {
+	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
+	if err != nil {
+		dir = filepath.Dir(path)
+	}
+	for _, p := range []string{path, filepath.Join(dir, filepath.Base(path))} {
+		if isBelow(p, s.dev()) && !isBelow(p, s.dev("shm")) {
+			return true
+		}
+	}
+	return false
+}
+
+// findMissing is for paths that lead nowhere.
+func (s System) findMissing(name, path string) (Disk, error) {
+	byPath := s.dev("disk/by-path")
+	if filepath.Dir(path) == byPath {
+		if d, ok, err := s.findSlot(filepath.Base(path)); ok || err != nil {
+			return d, err
+		}
+	}
+	if _, err := os.Lstat(path); err == nil {
+		return Disk{}, newError(ReasonNoSuchDevice, nil, "%s is a link to nothing; put the card in, or name another", name)
+	}
+	if s.inDev(path) {
+		return Disk{}, newError(ReasonNoSuchDevice, nil, "there is no device %s; put the card in, or name another", name)
+	}
+	if fi, err := os.Stat(filepath.Dir(path)); err != nil || !fi.IsDir() {
+		return Disk{}, newError(ReasonNoSuchDevice, nil, "there is no directory for %s; make it first", name)
+	}
+	return fileDisk(name, path), nil
+}
+
+// findNumber returns the whole disk with a device number.
+func (s System) findNumber(name string, dev devno) (Disk, error) {
+	t, err := s.load()
+	if err != nil {
+		return Disk{}, err
+	}
+	n := t.byDev[dev]
+	if n == nil {
+		return Disk{}, newError(ReasonNoSuchDevice, nil, "%s is the node of a device (%v) that is not there; put the card in, or name another", name, dev)
+	}
+	if n.disk != n {
+		return Disk{}, partitionError(name, s.node(n.disk.name))
+	}
+	return s.lookAt(n.name)
+}
+
+func partitionError(name, disk string) error {
+	return newError(ReasonNotACard, nil, "%s is a partition; an image is written to the whole disk, which is %s", name, disk)
+}
+
+var (
+	portPath = regexp.MustCompile(`^[0-9]+-[0-9]+(\.[0-9]+)*(:[0-9]+)?$`)
+	pathID   = regexp.MustCompile(`^(pci|platform|acpi)-.*(usb|scsi|ata|nvme|mmc|virtio)`)
+)
+
+// findSlot returns the disk that sits where a name without slashes says. It
+// returns false if the name means no place, so that it may be a file.
+func (s System) findSlot(name string) (Disk, bool, error) {
+	disks, err := s.List()
+	if err != nil {
+		return Disk{}, false, err
+	}
+	whole, _, part := strings.Cut(name, "-part")
+	var units []string
+	for _, d := range disks {
+		switch {
+		case d.isAt(name):
+			if _, err := os.Lstat(name); err == nil {
+				return Disk{}, false, newError(ReasonUnknown, nil, "%s is both a slot and a file; say ./%s for the file, %s for the card", name, name, d.Path)
+			}
+			d, err := s.lookAt(d.Name)
+			return d, true, err
+		case part && d.ByPath != "" && d.isAt(whole):
+			return Disk{}, false, partitionError(name, d.Path)
+		case strings.HasPrefix(d.Slot, name+":"):
+			units = append(units, d.Slot)
+		}
+	}
+	if len(units) > 0 {
+		slices.Sort(units)
+		return Disk{}, false, newError(ReasonNoSuchDevice, nil, "the reader at %s has several slots; name one of %s", name, strings.Join(units, ", "))
+	}
+	if _, err := os.Lstat(name); err == nil {
+		return Disk{}, false, nil
+	}
+	for _, d := range disks {
+		if d.Name == name {
+			return Disk{}, false, newError(ReasonUnknown, nil, "%s may be a disk or a file; say %s for the disk, ./%s for the file", name, d.Path, name)
+		}
+	}
+	if portPath.MatchString(name) || pathID.MatchString(name) {
+		return Disk{}, false, newError(ReasonNoSuchDevice, nil, "there is no card reader at %s; look at the list of devices (for a file of that name, say ./%s)", name, name)
+	}
+	return Disk{}, false, nil
+}
+
+// isAt tells whether a name is that of the disk's slot.
+func (d Disk) isAt(name string) bool {
+	if name == d.Slot || d.Bus == BusUSB && name == d.Slot+":0" && !strings.Contains(d.Slot, ":") {
+		return true
+	}
+	// Newer versions of udev tell the speeds of USB apart in the name.
+	plain := strings.NewReplacer("-usbv2-", "-usb-", "-usbv3-", "-usb-").Replace(name)
+	return d.ByPath != "" && plain == d.ByPath
+}
+
+// lookAt returns a disk by its kernel name, after the kernel was made to look at
+// the medium: without anybody who polls, sysfs goes on telling of the last one.
+func (s System) lookAt(name string) (Disk, error) {
+	// Whoever may not open it must take what sysfs says.
+	if f, err := os.OpenFile(s.node(name), os.O_RDONLY|unix.O_NONBLOCK, 0); err == nil {
+		f.Close()
+	}
+	disks, err := s.List()
+	if err != nil {
+		return Disk{}, err
+	}
+	for _, d := range disks {
+		if d.Name == name {
+			return d, nil
+		}
+	}
+	return Disk{}, newError(ReasonNoSuchDevice, nil, "%s has just gone away; put it in again", s.node(name))
+}
+
+// retry repeats what a signal interrupted.
+func retry(f func() error) error {
+	for {
+		if err := f(); err != syscall.EINTR {
+			return err
+		}
+	}
+}

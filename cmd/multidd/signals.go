@@ -13,11 +13,13 @@ import (
 
 // onSignals returns a context that SIGINT, SIGTERM and SIGHUP cancel, with a
 // cause that tells which; a second SIGINT or SIGTERM ends the process at once.
-// SIGUSR1 calls show.
+// SIGUSR1 calls show. SIGPIPE is left to those who write: that nobody reads what
+// is said any more is no reason to leave cards half-written.
 func onSignals(parent context.Context, show func()) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1)
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	done := make(chan struct{})
 	go func() {
 		var last os.Signal

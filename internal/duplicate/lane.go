@@ -228,7 +228,7 @@ func (l *lane) prepare() error {
 			return fault(err, verify.FakeCapacity, small.Real)
 		}
 		// The write itself will meet the error again, and say where.
-		l.warn("the quick look at the capacity met an error: %v", err)
+		l.warn("The quick look at the capacity met an error: %v.", err)
 	}
 	return nil
 }

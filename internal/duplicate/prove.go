@@ -169,7 +169,7 @@ func (l *lane) narrow(ctx context.Context, bad []verify.Bad) {
 // rewrite writes bad blocks once more and flushes.
 func (l *lane) rewrite(ctx context.Context, bad []verify.Bad) error {
 	l.rewrote.Add(int32(len(bad)))
-	l.warn("%d bad ranges were rewritten, the first at byte %d", len(bad), bad[0].First)
+	l.warn("Read back wrong in %d places, the first at byte %d, which were rewritten.", len(bad), bad[0].First)
 	l.enter(Writing, int64(len(bad))*int64(l.r.pool.BufferSize()))
 	for _, b := range bad {
 		buf, err := l.r.pool.Get(ctx)

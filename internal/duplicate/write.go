@@ -137,7 +137,7 @@ func (l *lane) retry(p []byte, off int64, err error) error {
 		}
 		var at int64
 		if at, err = l.writeSteps(p, off, step); err == nil {
-			l.warn("a write at byte %d had to be repeated %d times", off, try)
+			l.warn("A write at byte %d failed and had to be repeated (%d of at most %d times).", off, try, l.r.o.Retries)
 			return nil
 		}
 		if step == verify.Page {

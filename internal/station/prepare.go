@@ -270,7 +270,7 @@ func (p *Plan) Cards() []Card {
 			Size: max(0, d.Size), Target: t.card, Bus: d.BusID, BusSpeed: d.BusSpeed,
 		}
 		if !t.card.Direct() {
-			c.Amber = append(c.Amber, "read back through the page cache, which was dropped first: this card's reader does not take direct I/O")
+			c.Amber = append(c.Amber, "The card was read back through the page cache, which was dropped first, since direct I/O is not possible with it.")
 		}
 		if d.Bus == device.BusFile {
 			c.Serial = ""

@@ -15,7 +15,7 @@ import (
 // snapshot looks at everything once.
 func (s *Station) snapshot(begin time.Time) Snapshot {
 	now := time.Now()
-	snap := Snapshot{Time: now, Elapsed: now.Sub(begin), Image: s.src.State(), Warnings: s.src.Warnings(), Memory: resident()}
+	snap := Snapshot{WriteOnly: s.writeOnly, Time: now, Elapsed: now.Sub(begin), Image: s.src.State(), Warnings: s.src.Warnings(), Memory: resident()}
 	totals := s.run.Totals()
 	snap.Image.Read = totals.Read
 	if totals.Total >= 0 {
@@ -118,7 +118,7 @@ func flagSlow(lanes []LaneState) {
 	for i := range lanes {
 		l := &lanes[i]
 		if (l.Phase == Good || l.Phase == Unverified) && l.WriteRate < median/2 {
-			l.Amber = append(l.Amber, fmt.Sprintf("much slower than the others: %.1f MB/s, most cards %.1f MB/s", l.WriteRate/1e6, median/1e6))
+			l.Amber = append(l.Amber, fmt.Sprintf("The card is much slower than the others: it took %.1f MB/s, most cards %.1f MB/s.", l.WriteRate/1e6, median/1e6))
 		}
 	}
 }

@@ -65,6 +65,8 @@ type Options struct {
 type Station struct {
 	src    Source
 	cards  []Card
+	// writeOnly is set if the cards are not read back.
+	writeOnly bool
 	run    *duplicate.Run
 	every  time.Duration
 	cancel context.CancelCauseFunc
@@ -88,7 +90,7 @@ func New(ctx context.Context, src Source, cards []Card, o Options) *Station {
 		lanes[i] = duplicate.Lane{Target: c.Target, Size: c.Size, Plain: c.Plain}
 	}
 	s := &Station{
-		src: src, cards: cards, every: o.Every, watchers: map[chan Snapshot]struct{}{},
+		src: src, cards: cards, every: o.Every, writeOnly: o.Engine.NoProof, watchers: map[chan Snapshot]struct{}{},
 		run: duplicate.New(src, o.Pool, lanes, src.State().Used, o.Engine),
 	}
 	s.ctx, s.cancel = context.WithCancelCause(ctx)

@@ -1,0 +1,29 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"multidd/internal/dd"
+	"multidd/internal/device"
+	"multidd/internal/station"
+)
+
+// guardFlags are the flags that widen what may be written. There is none that
+// turns all guards off.
+type guardFlags struct {
+	maxSize    string
+	allowFixed []string
+}
+
+func (g *guardFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&g.maxSize, "max-size", "256G", "refuse disks bigger than this; nobody means to image the disk with the backups")
+	cmd.Flags().StringSliceVar(&g.allowFixed, "allow-fixed", nil, "allow a built-in disk by its `SERIAL` or full path; a disk that the system needs is refused all the same")
+}
+
+func (g *guardFlags) policy() (device.Policy, error) {
+	size, err := dd.ParseSize(g.maxSize)
+	if err != nil {
+		return device.Policy{}, quit(station.ExitUsage, "--max-size: %v", err)
+	}
+	return device.Policy{MaxSize: size, AllowFixed: g.allowFixed}, nil
+}

@@ -1,0 +1,385 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"multidd/internal/codec"
+	"multidd/internal/dd"
+	"multidd/internal/device"
+	"multidd/internal/duplicate"
+	"multidd/internal/image"
+	"multidd/internal/station"
+	"multidd/internal/tui"
+)
+
+// writeOptions are what `multidd write` was asked for.
+type writeOptions struct {
+	image   string
+	stdin   bool // the image is read from standard input, so nobody can be asked there
+	targets []string
+
+	yes, dryRun, asJSON, plain, strict bool
+	verify, blocks, bmap, sha256       string
+	store, storeLimit, decoderMemory   string
+	rewrites                           int
+	stallLimit                         time.Duration
+	guards                             guardFlags
+}
+
+func newWrite(c console) *cobra.Command {
+	var o writeOptions
+	cmd := &cobra.Command{
+		Use:   "write [flags] IMAGE CARD...",
+		Short: "Write an image to cards, each at its own speed, each read back",
+		Long: `Write an image to any number of cards at once.
+
+IMAGE is a file, raw or packed (bz2, gz, xz, zst, lz4, or zip with one entry; its
+content tells, not its name), a device, or - for standard input. A .bmap beside
+it (bmaptool's) says what of it is used, and is checked on the way; a .sha256 or
+SHA256SUMS beside it is checked too.
+
+CARD is a device (/dev/sdb), a link to one (/dev/disk/by-path/…), a slot (a USB port
+path as 'multidd devices' shows it, such as 1-2.3), or a plain file that stands for
+a card.
+
+Every card is written at its own speed. Then it is flushed and read back, past
+every cache, and compared; bad ranges are rewritten once and everything is read again.
+The first MiB is written last, after all else has been proved: a card that
+failed or was interrupted does not boot and looks blank.
+
+What multidd would lose is shown and confirmed once. Disks in use, disks that
+the system needs, built-in disks and disks that are too big are refused;
+--dry-run shows all that and writes nothing.
+
+Memory: at most 128 MiB for up to 14 cards, 2 MiB more for each further one,
+whatever the image.
+
+Exit status: see 'multidd help exit-codes'. SIGUSR1 prints how far it is.`,
+		Example: `  multidd write master.img.bz2 /dev/sdb /dev/sdc /dev/sdd
+  multidd write --dry-run master.img.xz 1-2.1 1-2.2 1-2.3
+  xzcat master.img.xz | multidd write --yes - /dev/sdb
+  multidd write --json --yes master.img /dev/sdb > log.ndjson`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case len(args) == 0:
+				return errors.New("write: name an image and the cards to write it to")
+			case len(args) == 1:
+				return fmt.Errorf("write: name the cards to write %s to; 'multidd devices' lists them", args[0])
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.image, o.targets = args[0], args[1:]
+			o.stdin = o.image == "-"
+			return runWrite(c, &o)
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&o.yes, "yes", "y", false, "do not ask; needed where there is no terminal to ask at")
+	f.BoolVarP(&o.dryRun, "dry-run", "n", false, "show what would be written and what would be lost, and write nothing")
+	f.BoolVar(&o.asJSON, "json", false, "one JSON event a line on standard output")
+	f.BoolVar(&o.plain, "plain", false, "plain lines even on a terminal")
+	f.StringVar(&o.verify, "verify", "full", "`full`: read everything back; none: do not (exit status 10)")
+	f.StringVar(&o.blocks, "blocks", "map", "`map`: only what a .bmap says is used; all: every byte")
+	f.StringVar(&o.bmap, "bmap", "", "the image's map `FILE`, or none (default: look beside the image)")
+	f.StringVar(&o.sha256, "sha256", "", "the SHA-256 in `HEX` that the image, packed or not, must have")
+	f.StringVar(&o.store, "store", "", "`DIR` for unpacked copies, which let a slow card fall behind and the next run start at once; or off (default: the user's cache directory)")
+	f.StringVar(&o.storeLimit, "store-limit", "", "most that all unpacked copies may take of the disk (default: a third of what is free, at most 32 GiB)")
+	f.StringVar(&o.decoderMemory, "decoder-memory", "80M", "most memory that unpacking may take; an image that needs more is refused")
+	f.IntVar(&o.rewrites, "rewrites", 1, "how often bad ranges are rewritten before a card is given up")
+	f.DurationVar(&o.stallLimit, "stall-limit", 5*time.Minute, "give a card up that has not answered for this long; less if it was quick before")
+	f.BoolVar(&o.strict, "strict", false, "refuse a card that can only be read back through the page cache")
+	o.guards.add(cmd)
+	return cmd
+}
+
+// check finds what is wrong with the flags.
+func (o *writeOptions) check() error {
+	if o.verify != "full" && o.verify != "none" {
+		return quit(station.ExitUsage, "--verify=%s: it is full or none", o.verify)
+	}
+	if o.blocks != "map" && o.blocks != "all" {
+		return quit(station.ExitUsage, "--blocks=%s: it is map or all", o.blocks)
+	}
+	if o.rewrites < 0 {
+		return quit(station.ExitUsage, "--rewrites=%d: it is 0 or more", o.rewrites)
+	}
+	if o.stallLimit < time.Second {
+		return quit(station.ExitUsage, "--stall-limit=%v: it is a second or more", o.stallLimit)
+	}
+	return nil
+}
+
+// runWrite is `multidd write`. With --json, a run that does not come to begin has
+// its last line all the same.
+func runWrite(c console, o *writeOptions) error {
+	begun := false
+	err := tryWrite(c, o, &begun)
+	var e *exitError
+	if o.asJSON && !begun && isWorker() && errors.As(err, &e) && e.status != station.ExitGood {
+		_ = endJSON(c, e) // the exit status says it too
+	}
+	return err
+}
+
+// tryWrite does it. Whatever may hang in the kernel happens in a worker.
+func tryWrite(c console, o *writeOptions, begun *bool) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	if !isWorker() {
+		status, err := supervise(os.Args[1:])
+		return &exitError{status, err}
+	}
+	var show func()
+	ctx, stop := onSignals(context.Background(), func() {
+		if show != nil {
+			show()
+		}
+	})
+	defer stop()
+	im, err := openImage(ctx, c, o)
+	if err != nil {
+		return err
+	}
+	defer im.Close()
+	plan, err := planWrite(ctx, o, im)
+	if err != nil {
+		return err
+	}
+	defer plan.Close()
+	if o.dryRun {
+		return dryRun(c, o, plan)
+	}
+	if err := admit(c, o, plan); err != nil {
+		return err
+	}
+	*begun = true
+	st := newStation(ctx, o, im, plan)
+	if !o.screen(c) {
+		show = func() { fmt.Fprintln(c.err, tui.Progress(st.Now())) }
+	}
+	last, err := watch(ctx, c, o, st)
+	if err := plan.Learn(last); err != nil {
+		say(c.err, "%v", err)
+	}
+	if err != nil {
+		return &exitError{last.Exit, err}
+	}
+	return &exitError{last.Exit, nil}
+}
+
+// openImage opens the image with all that the flags say of it.
+func openImage(ctx context.Context, c console, o *writeOptions) (*image.Image, error) {
+	store, err := openStore(o)
+	if err != nil {
+		return nil, err
+	}
+	memory, err := dd.ParseSize(o.decoderMemory)
+	if err != nil {
+		return nil, quit(station.ExitUsage, "--decoder-memory: %v", err)
+	}
+	im, err := image.Open(ctx, o.image, image.Options{
+		Stdin: c.in, BMap: o.bmap, All: o.blocks == "all", SHA256: o.sha256, Digest: true, Store: store,
+		Unpack: codec.ReadOptions{Memory: memory, Ahead: decodeAhead},
+	})
+	var bad *image.Error
+	switch {
+	case err == nil:
+		return im, nil
+	case errors.As(err, &bad):
+		return nil, &exitError{station.ExitImage, err}
+	case errors.Is(err, fs.ErrPermission):
+		return nil, &exitError{station.ExitPermission, err}
+	}
+	return nil, &exitError{station.ExitError, err}
+}
+
+// decodeAhead is the most that unpacking several blocks of an image at a time may
+// take, in bytes: what the bound of memory leaves.
+const decodeAhead = 32 << 20
+
+func openStore(o *writeOptions) (*image.Store, error) {
+	if o.store == "off" {
+		return nil, nil
+	}
+	dir := o.store
+	if dir == "" {
+		var err error
+		if dir, err = image.DefaultStoreDir(); err != nil {
+			return nil, nil // no home: no copies
+		}
+	}
+	var limit int64
+	if o.storeLimit != "" {
+		var err error
+		if limit, err = dd.ParseSize(o.storeLimit); err != nil {
+			return nil, quit(station.ExitUsage, "--store-limit: %v", err)
+		}
+	}
+	return image.NewStore(dir, limit), nil
+}
+
+// planWrite finds and judges the targets.
+func planWrite(ctx context.Context, o *writeOptions, im *image.Image) (*station.Plan, error) {
+	policy, err := o.guards.policy()
+	if err != nil {
+		return nil, err
+	}
+	if !o.stdin {
+		policy.Images = []string{o.image}
+	}
+	return station.NewPlan(ctx, device.System{}, o.targets, station.ImageOf(im), station.EndOf(im),
+		device.Options{Policy: policy, Strict: o.strict}, station.LoadSpeeds(speedsPath())), nil
+}
+
+func speedsPath() string {
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(dir, "multidd", "speeds.json")
+}
+
+// dryRun shows the plan.
+func dryRun(c console, o *writeOptions, plan *station.Plan) error {
+	if o.asJSON {
+		if err := planJSON(c, plan); err != nil {
+			return err
+		}
+	} else if err := tui.Plan(c.out, plan.Image, plan.Targets, tui.OptionsFor(c.out)); err != nil {
+		return &exitError{station.ExitError, err}
+	}
+	if len(plan.Refused()) > 0 {
+		return &exitError{refusedStatus(plan), nil}
+	}
+	return nil
+}
+
+// refusedStatus returns the exit status of a plan that was refused.
+func refusedStatus(plan *station.Plan) int {
+	for _, t := range plan.Refused() {
+		for _, r := range t.Refusals {
+			if !r.IsPermission() {
+				return station.ExitRefused
+			}
+		}
+	}
+	return station.ExitPermission
+}
+
+// admit opens the targets, asks, and looks at them once more. If it returns nil
+// they are open and the run may begin.
+func admit(c console, o *writeOptions, plan *station.Plan) error {
+	plan.Open()
+	if err := refuse(c, o, plan); err != nil {
+		return err
+	}
+	if err := confirm(c, o, plan); err != nil {
+		return err
+	}
+	plan.Check()
+	return refuse(c, o, plan)
+}
+
+// refuse ends the program if there is anything against a target: one sentence for
+// each.
+func refuse(c console, o *writeOptions, plan *station.Plan) error {
+	refused := plan.Refused()
+	if len(refused) == 0 {
+		return nil
+	}
+	if o.asJSON {
+		if err := planJSON(c, plan); err != nil {
+			return err
+		}
+	}
+	for _, t := range refused {
+		for _, r := range t.Refusals {
+			say(c.err, "%s is refused: %s [%s]", t.Name, r.Text, r.Reason)
+		}
+	}
+	return quit(refusedStatus(plan), "nothing was written: %d of %d targets refused", len(refused), len(plan.Targets))
+}
+
+// confirm asks once per run, naming what will be lost.
+func confirm(c console, o *writeOptions, plan *station.Plan) error {
+	if o.yes {
+		return nil
+	}
+	if !term.IsTerminal(int(c.in.Fd())) || !term.IsTerminal(int(c.err.Fd())) || o.stdin {
+		return quit(station.ExitUsage, "nobody can be asked here: say --yes if everything on these targets may be lost: %s", strings.Join(o.targets, " "))
+	}
+	if err := tui.Plan(c.err, plan.Image, plan.Targets, tui.OptionsFor(c.err)); err != nil {
+		return &exitError{station.ExitError, err}
+	}
+	question := fmt.Sprintf("Everything on these %d targets will be lost.", len(plan.Targets))
+	if len(plan.Targets) == 1 {
+		question = fmt.Sprintf("Everything on %s will be lost.", plan.Targets[0].Device)
+	}
+	fmt.Fprintf(c.err, "\n%s Write to it? Type yes: ", question)
+	answer, err := bufio.NewReader(c.in).ReadString('\n')
+	if err != nil || strings.ToLower(strings.TrimSpace(answer)) != "yes" {
+		return quit(station.ExitInterrupted, "nothing was written: the answer was not yes")
+	}
+	return nil
+}
+
+// newStation puts the run together.
+func newStation(ctx context.Context, o *writeOptions, im *image.Image, plan *station.Plan) *station.Station {
+	window, pool := station.Sizes(len(plan.Targets), im.Memory())
+	engine := duplicate.Options{
+		Window: window, NoProof: o.verify == "none", Rewrites: o.rewrites, Map: station.MapOf(im), StallMax: o.stallLimit,
+		StallMin: min(30*time.Second, o.stallLimit), StallShown: min(15*time.Second, o.stallLimit/2),
+	}
+	if o.rewrites == 0 {
+		engine.Rewrites = -1
+	}
+	return station.New(ctx, station.NewSource(im, pool, plan.Largest()), plan.Cards(), station.Options{Engine: engine, Pool: pool})
+}
+
+// screen tells whether the run is shown as a full screen.
+func (o *writeOptions) screen(c console) bool {
+	return !o.asJSON && !o.plain && term.IsTerminal(int(c.out.Fd()))
+}
+
+// watch carries the run out and shows it.
+func watch(ctx context.Context, c console, o *writeOptions, st *station.Station) (station.Snapshot, error) {
+	shown := make(chan error, 1)
+	background := context.WithoutCancel(ctx) // the screen shows the end, however it came
+	go func() {
+		var err error
+		switch {
+		case o.asJSON:
+			err = tui.JSON(background, c.out, tui.JSONOptions{}, st)
+		case o.screen(c):
+			err = tui.Screen(background, c.in, c.out, st)
+		default:
+			err = tui.Plain(background, c.out, tui.PlainOptions{}, st)
+		}
+		if errors.Is(err, tui.ErrAbandoned) {
+			say(c.err, "left at once; the cards that were being written are not usable as they are")
+			tell(station.ExitInterrupted)
+			os.Exit(station.ExitInterrupted)
+		}
+		shown <- err
+	}()
+	last := st.Do()
+	err := <-shown
+	if o.asJSON {
+		return last, err
+	}
+	out := c.out
+	return last, errors.Join(err, tui.Table(out, last, tui.OptionsFor(out)))
+}

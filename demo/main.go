@@ -91,7 +91,7 @@ func makeCards(dir string) (paths []string, remove func(), err error) {
 	bad.Soil(1)
 	if os.Geteuid() != 0 {
 		fmt.Printf("Making %d cards that are files (as root they would be block devices); number %d turns a bit over …\n", cards, badCard)
-		return nil, nil, errors.New("not yet")
+		return fileCards(dir, bad)
 	}
 	fmt.Printf("Making %d cards of %d MB/s; number %d does %d MB/s, and number %d turns a bit over …\n", cards, int(speed/1e6), slowCard, int(slow/1e6), badCard)
 	rack, err := devicetest.NewRack(dir, cards-1, cardSize)
@@ -118,6 +118,45 @@ func makeCards(dir string) (paths []string, remove func(), err error) {
 			fmt.Fprintln(os.Stderr, "demo: take the cards down:", err)
 		}
 	}, nil
+}
+
+// fileCards makes cards that are files; the slow and the bad one are files of a
+// file system of this process's own.
+func fileCards(dir string, bad *devicetest.Medium) (paths []string, remove func(), err error) {
+	var undo []func() error
+	remove = func() {
+		for _, f := range undo {
+			if err := f(); err != nil {
+				fmt.Fprintln(os.Stderr, "demo: take the cards down:", err)
+			}
+		}
+	}
+	for i := range cards {
+		path := filepath.Join(dir, fmt.Sprintf("card%02d.img", i))
+		var m *devicetest.Medium
+		switch i {
+		case slowCard:
+			m = devicetest.NewMedium(cardSize, devicetest.Rate(slow, slow))
+		case badCard:
+			m = bad
+		default:
+			paths = append(paths, path)
+			continue
+		}
+		mount := path + ".d"
+		if err := os.Mkdir(mount, 0o700); err != nil {
+			remove()
+			return nil, nil, err
+		}
+		path, down, err := devicetest.ServeFile(m, mount)
+		if err != nil {
+			remove()
+			return nil, nil, err
+		}
+		undo = append(undo, down)
+		paths = append(paths, path)
+	}
+	return paths, remove, nil
 }
 
 func insert(list []string, at int, s string) []string {

@@ -403,3 +403,41 @@ func TestServeSaysWhatIsWrong(t *testing.T) {
 		t.Error("a sector of 777 bytes went well")
 	}
 }
+
+func TestAMediumCanBeAPlainFile(t *testing.T) {
+	m := NewMedium(1<<20, Flip(5000))
+	path, remove, err := ServeFile(m, t.TempDir())
+	if errors.Is(err, ErrUnsupported) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Pattern(1, 8192)
+	if _, err := f.WriteAt(want, 0); err != nil {
+		t.Error(err)
+	}
+	if err := f.Sync(); err != nil {
+		t.Error(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := remove(); err != nil {
+		t.Error(err)
+	}
+	got := m.Bytes()[:8192]
+	if bytes.Equal(got, want) {
+		t.Error("the file has no fault")
+	}
+	if got[5000] ^= bitAt(5000); !bytes.Equal(got, want) {
+		t.Error("the file holds something else")
+	}
+	if m.Counts().Syncs == 0 {
+		t.Error("the medium was not flushed")
+	}
+}

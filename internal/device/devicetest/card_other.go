@@ -12,3 +12,6 @@ func Serve(*Medium, string) (*Card, error) { return nil, ErrUnsupported }
 
 // Close does nothing.
 func (*Card) Close() error { return nil }
+
+// ServeFile is for Linux only.
+func ServeFile(*Medium, string) (string, func() error, error) { return "", nil, ErrUnsupported }

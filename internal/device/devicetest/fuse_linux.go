@@ -3,6 +3,7 @@ package devicetest
 import (
 	"errors"
 	"io"
+	"os"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -22,19 +23,23 @@ type cardFS struct {
 	fuse.RawFileSystem // says "not implemented" to all the rest
 	medium             *Medium
 	attached           atomic.Bool
+	owner              fuse.Owner
 }
 
 func newCardFS(m *Medium) *cardFS {
-	return &cardFS{RawFileSystem: fuse.NewDefaultRawFileSystem(), medium: m}
+	return &cardFS{
+		RawFileSystem: fuse.NewDefaultRawFileSystem(), medium: m,
+		owner: fuse.Owner{Uid: uint32(os.Getuid()), Gid: uint32(os.Getgid())},
+	}
 }
 
 func (f *cardFS) String() string { return "fakecard" }
 
 func (f *cardFS) attr(node uint64) fuse.Attr {
 	if node == fuse.FUSE_ROOT_ID {
-		return fuse.Attr{Ino: node, Mode: syscall.S_IFDIR | 0o700, Nlink: 2}
+		return fuse.Attr{Ino: node, Mode: syscall.S_IFDIR | 0o700, Nlink: 2, Owner: f.owner}
 	}
-	return fuse.Attr{Ino: node, Mode: syscall.S_IFREG | 0o600, Nlink: 1, Size: uint64(f.medium.Size())}
+	return fuse.Attr{Ino: node, Mode: syscall.S_IFREG | 0o600, Nlink: 1, Size: uint64(f.medium.Size()), Owner: f.owner}
 }
 
 func (f *cardFS) Lookup(_ <-chan struct{}, _ *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {

@@ -171,6 +171,7 @@ func copyCards(c console, job *dd.Job, cards, plain []string, yes bool) error {
 	im := station.ImageState{Name: station.Clean(inputName(job)), Format: "dd", Size: -1, Used: -1}
 	plan := station.NewPlan(ctx, device.System{}, cards, im, -1, device.Options{Policy: policy}, nil)
 	defer plan.Close()
+	plan.Keep()
 	if err := admit(c, &writeOptions{yes: yes, image: inputName(job), targets: cards, stdin: job.Stdin}, plan); err != nil {
 		return err
 	}

@@ -303,6 +303,22 @@ func reversed(s []string) []string {
 	return s
 }
 
+func TestWhatCouldBringAnEarlierContentBackIsBlanked(t *testing.T) {
+	const size = 3 << 20
+	b := newBench(t, noise(size, 4), 2, Options{})
+	at := int64(len(b.cards[0].data) - 512)
+	b.run.lanes[0].blank = []block.Extent{{Off: at, Len: 512}}
+	if err := b.run.Do(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.wantGood(t, 0, 1)
+	for i, want := range []bool{true, false} {
+		if blank := bytes.Equal(b.cards[i].data[at:], make([]byte, 512)); blank != want {
+			t.Errorf("card %d: the last sector is blank: %v, want %v", i, blank, want)
+		}
+	}
+}
+
 func TestNothingIsTouchedBeforeTheFirstGoodBytes(t *testing.T) {
 	bad := errors.New("not an image")
 	b := newBench(t, nil, 3, Options{})

@@ -19,6 +19,7 @@ type lane struct {
 	index  int
 	t      Async
 	size   int64
+	blank  []block.Extent
 	plain  bool
 	cursor *cursor
 
@@ -41,7 +42,7 @@ type lane struct {
 }
 
 func newLane(r *Run, i int, l Lane) *lane {
-	n := &lane{r: r, index: i, size: l.Size, plain: l.Plain, cursor: newCursor(), ended: make(chan struct{})}
+	n := &lane{r: r, index: i, size: l.Size, blank: l.Blank, plain: l.Plain, cursor: newCursor(), ended: make(chan struct{})}
 	t, ok := l.Target.(Async)
 	if !ok {
 		t = &atOnce{Target: l.Target, moved: n.touch}
@@ -193,27 +194,8 @@ func (l *lane) phases(ctx context.Context) error {
 // looks whether it holds what it says.
 func (l *lane) prepare() error {
 	l.enter(Preparing, -1)
-	zeros, err := block.Aligned(block.HeadSize)
-	if err != nil {
+	if err := l.blankOut(); err != nil {
 		return err
-	}
-	defer block.Free(zeros)
-	for _, h := range l.r.head {
-		if l.over() {
-			return ErrInterrupted
-		}
-		if err := l.fits(h.Extent()); err != nil {
-			return err
-		}
-		if err := l.writeSure(zeros[:len(h.Data)], h.Off); err != nil {
-			return err
-		}
-		l.touch()
-	}
-	if len(l.r.head) > 0 {
-		if err := l.sync(); err != nil {
-			return err
-		}
 	}
 	if l.r.o.NoProbe {
 		return nil
@@ -231,6 +213,36 @@ func (l *lane) prepare() error {
 		l.warn("The quick look at the capacity met an error: %v.", err)
 	}
 	return nil
+}
+
+// blankOut makes the card look blank: no failed or interrupted card boots, be it
+// into what was on it before.
+func (l *lane) blankOut() error {
+	zeros, err := block.Aligned(block.HeadSize)
+	if err != nil {
+		return err
+	}
+	defer block.Free(zeros)
+	extents := l.blank
+	for _, h := range l.r.head {
+		extents = append(extents[:len(extents):len(extents)], h.Extent())
+	}
+	for _, e := range extents {
+		if l.over() {
+			return ErrInterrupted
+		}
+		if err := l.fits(e); err != nil {
+			return err
+		}
+		if err := l.writeSure(zeros[:min(e.Len, int64(len(zeros)))], e.Off); err != nil {
+			return err
+		}
+		l.touch()
+	}
+	if len(extents) == 0 {
+		return nil
+	}
+	return l.sync()
 }
 
 // flush empties the card's cache and looks whether it is still the same card.

@@ -69,6 +69,9 @@ func Buffers(window, depth, lanes int) int { return window + depth*lanes }
 type Lane struct {
 	Target Target
 	Size   int64 // of the card, in bytes; blocks beyond it do not fit. 0: no limit
+	// Blank are extents of an earlier content, beyond those that the image fills
+	// itself, that are blanked before anything else: what could bring it back.
+	Blank []block.Extent
 	// Plain is set for what is written like a file: nothing is withheld,
 	// probed or read back.
 	Plain bool

@@ -52,6 +52,9 @@ type Plan struct {
 	sys    device.System
 	o      device.Options
 	speeds *Speeds
+	// whole is set if the image is all that is to be on the cards, so that what
+	// is left of an earlier partition table goes.
+	whole bool
 }
 
 // Survey lists the slots of this computer, with what is in them and whether
@@ -133,7 +136,7 @@ func describe(name string, size int64, fs, label string, mounts []string) string
 // its last used byte, -1 if that is not known.
 func NewPlan(ctx context.Context, sys device.System, names []string, image ImageState, end int64, o device.Options, speeds *Speeds) *Plan {
 	o.Policy.Named = true
-	p := &Plan{Image: image, End: end, Used: image.Used, sys: sys, o: o, speeds: speeds}
+	p := &Plan{Image: image, End: end, Used: image.Used, sys: sys, o: o, speeds: speeds, whole: true}
 	var disks []device.Disk
 	for _, name := range names {
 		t := Target{Name: Clean(name), Device: Clean(name), Floor: -1}
@@ -202,6 +205,10 @@ func refusalOf(err error) Refusal {
 	}
 	return Refusal{r, Clean(err.Error())}
 }
+
+// Keep keeps all that the image does not fill, as dd does: an old partition table
+// at the end of a card, too.
+func (p *Plan) Keep() { p.whole = false }
 
 // Refused returns the targets that may not be written.
 func (p *Plan) Refused() []Target {
@@ -272,8 +279,8 @@ func (p *Plan) Cards() []Card {
 		if !t.card.Direct() {
 			c.Amber = append(c.Amber, "The card was read back through the page cache, which was dropped first, since direct I/O is not possible with it.")
 		}
-		if d.Bus == device.BusFile {
-			c.Serial = ""
+		if off, n, ok := t.card.BackupTable(); ok && p.whole {
+			c.Blank = []block.Extent{{Off: off, Len: n}}
 		}
 		cards = append(cards, c)
 	}

@@ -39,6 +39,9 @@ type Card struct {
 	Bus                         string // which bus the card shares with others, such as a USB root hub; empty: none
 	BusSpeed                    int    // of that bus in Mbit/s; 0: not known
 	Amber                       []string
+	// Blank is what else of an earlier content is blanked first, see
+	// duplicate.Lane.
+	Blank []block.Extent
 }
 
 // A Source is the image of a run: what the engine takes blocks from, and what a
@@ -87,7 +90,7 @@ func New(ctx context.Context, src Source, cards []Card, o Options) *Station {
 	}
 	lanes := make([]duplicate.Lane, len(cards))
 	for i, c := range cards {
-		lanes[i] = duplicate.Lane{Target: c.Target, Size: c.Size, Plain: c.Plain}
+		lanes[i] = duplicate.Lane{Target: c.Target, Size: c.Size, Blank: c.Blank, Plain: c.Plain}
 	}
 	s := &Station{
 		src: src, cards: cards, every: o.Every, writeOnly: o.Engine.NoProof, watchers: map[chan Snapshot]struct{}{},

@@ -1,10 +1,12 @@
 package verify
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
 	"sort"
 
 	"multidd/internal/block"
@@ -70,21 +72,12 @@ func Probe(c Card, places []int64, progress func()) error {
 		return err
 	}
 	defer block.Free(buf)
-	var seed [16]byte
-	if _, err := rand.Read(seed[:]); err != nil {
+	var m marks
+	if _, err := rand.Read(m[:]); err != nil {
 		return fmt.Errorf("probe the capacity: %w", err)
 	}
-	mark := func(at int64) block.Digest {
-		for i := 0; i < Page; i += 32 {
-			copy(buf[i:], seed[:])
-			binary.LittleEndian.PutUint64(buf[i+16:], uint64(at))
-			binary.LittleEndian.PutUint64(buf[i+24:], uint64(i))
-		}
-		return Sum(buf)
-	}
-	marks := map[block.Digest]int64{}
 	for _, at := range places {
-		marks[mark(at)] = at
+		m.put(buf, at)
 		if _, err := c.WriteAt(buf, at); err != nil {
 			return fmt.Errorf("probe the capacity: %w", err)
 		}
@@ -94,42 +87,77 @@ func Probe(c Card, places []int64, progress func()) error {
 		return fmt.Errorf("probe the capacity: %w", err)
 	}
 	progress()
-	return readMarks(c, buf, places, marks, progress)
-}
-
-// readMarks reads the marks back and says what they mean.
-func readMarks(c Card, buf []byte, places []int64, marks map[block.Digest]int64, progress func()) error {
-	found := make([]int64, len(places)) // whose mark each place holds; -1: nobody's
+	found := make([]int64, len(places))
 	for i, at := range places {
 		if _, err := c.ReadAt(buf, at); err != nil {
 			return fmt.Errorf("probe the capacity: %w", err)
 		}
 		progress()
-		found[i] = -1
-		if owner, ok := marks[Sum(buf)]; ok {
-			found[i] = owner
+		found[i] = m.owner(buf, places)
+	}
+	if small := capacityOf(places, found); small != nil {
+		return small
+	}
+	return nil
+}
+
+// marks are pages that nobody else writes, a different one for each place. A mark
+// repeats its place in every unit of unit bytes.
+type marks [16]byte
+
+const unit = 32
+
+func (m marks) put(buf []byte, at int64) {
+	for i := 0; i < Page; i += unit {
+		copy(buf[i:], m[:])
+		binary.LittleEndian.PutUint64(buf[i+16:], uint64(at))
+		binary.LittleEndian.PutUint64(buf[i+24:], uint64(i))
+	}
+}
+
+// owner returns the place whose mark a page holds, or -1. Half of a mark will do: a
+// page that keeps it with a few bits wrong is bad, but there.
+func (m marks) owner(page []byte, places []int64) int64 {
+	votes := map[int64]int{}
+	for i := 0; i < Page; i += unit {
+		if bytes.Equal(page[i:i+16], m[:]) && binary.LittleEndian.Uint64(page[i+24:]) == uint64(i) {
+			votes[int64(binary.LittleEndian.Uint64(page[i+16:]))]++
 		}
+	}
+	for _, at := range places {
+		if votes[at] >= Page/unit/2 {
+			return at
+		}
+	}
+	return -1
+}
+
+// capacityOf says what it means for the capacity that each of the places holds the
+// mark of the place that found says, or none (-1): nil if nothing follows.
+func capacityOf(places, found []int64) *CapacityError {
+	// Places with the same mark are the same place, a multiple of the capacity
+	// apart.
+	period, foreign := int64(-1), false
+	for i := range places {
+		foreign = foreign || found[i] >= 0 && found[i] != places[i]
+		for j := range i {
+			if apart := places[i] - places[j]; found[i] >= 0 && found[i] == found[j] && (period < 0 || apart < period) {
+				period = apart
+			}
+		}
+	}
+	if foreign {
+		return &CapacityError{Real: period, Wrap: true}
 	}
 	own := 0 // how many places, from the lowest, hold their own mark
 	for own < len(places) && found[own] == places[own] {
 		own++
 	}
-	switch {
-	case own == len(places):
-		return nil
-	case own > 0:
-		return &CapacityError{Real: places[own-1] + Page}
-	case found[0] < 0:
-		// Not even the lowest place took its mark: not a matter of capacity.
-		// The reading back will tell what it is.
+	// What vanishes, vanishes from one place on. If not even the lowest place took
+	// its mark, or a higher one did, it is not a matter of capacity: the reading
+	// back will tell what it is.
+	if own == 0 || own == len(places) || slices.Max(found[own:]) >= 0 {
 		return nil
 	}
-	// The lowest place holds the mark of a higher one. The first place above it
-	// that does so too is the lowest one with the same address.
-	for i, owner := range found[1:] {
-		if owner == found[0] {
-			return &CapacityError{Real: places[i+1] - places[0], Wrap: true}
-		}
-	}
-	return &CapacityError{Real: -1, Wrap: true}
+	return &CapacityError{Real: places[own-1] + Page}
 }

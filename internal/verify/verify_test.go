@@ -14,7 +14,8 @@ import (
 type liar struct {
 	data []byte
 	wrap bool
-	mad  bool // gives something else each time
+	mad  bool  // gives something else each time
+	flip int64 // a bad bit; 0: none
 }
 
 func (c *liar) place(off int64) (int64, bool) {
@@ -27,6 +28,9 @@ func (c *liar) place(off int64) (int64, bool) {
 func (c *liar) WriteAt(p []byte, off int64) (int, error) {
 	if at, ok := c.place(off); ok {
 		copy(c.data[at:], p)
+	}
+	if c.flip > 0 && off <= c.flip && c.flip < off+int64(len(p)) {
+		c.data[c.flip] ^= 1
 	}
 	return len(p), nil
 }
@@ -56,6 +60,7 @@ func TestProbeFindsACardThatClaimsTooMuch(t *testing.T) {
 		{"limbo at 100 MiB", 100 << 20, false, true},
 		{"wraps at 64 MiB", 64 << 20, true, true},
 		{"wraps at 128 MiB", 128 << 20, true, true},
+		{"wraps at 96 MiB", 96 << 20, true, true}, // the lowest place keeps its mark
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			card := &liar{data: make([]byte, c.real), wrap: c.wrap}
@@ -72,6 +77,22 @@ func TestProbeFindsACardThatClaimsTooMuch(t *testing.T) {
 				t.Errorf("%v, want about %d", capacity, c.real)
 			}
 		})
+	}
+}
+
+// A bad place is not a missing one: the reading back says where it is.
+func TestProbeDoesNotTakeABadBitForALackOfCapacity(t *testing.T) {
+	const claimed = 64 << 20
+	places := ProbePlaces(block.Whole(claimed))
+	for _, at := range places {
+		card := &liar{data: make([]byte, claimed), flip: at + 100}
+		if err := Probe(card, places, nil); err != nil {
+			t.Errorf("a bad bit at %d: %v", card.flip, err)
+		}
+	}
+	card := &liar{data: make([]byte, claimed/2), flip: places[1]} // the control
+	if err := Probe(card, places, nil); err == nil {
+		t.Error("a card of half the capacity with a bad bit is found sound")
 	}
 }
 

@@ -13,7 +13,8 @@ import (
 // Linux native asynchronous I/O (io_submit(2)) on direct descriptors. A request is
 // handed to the device by the thread that submits it, so requests reach the device
 // in the order in which they were started; io_uring, with its helper threads, does
-// not promise that.
+// not promise that. Of requests that touch the same bytes, the later one is held
+// back until the earlier one is done.
 
 // depth is how many requests of one card the kernel holds at most. Whoever starts
 // more waits for the oldest.
@@ -37,28 +38,25 @@ type request struct {
 	err  error
 }
 
-// iocb and ioEvent are as in the kernel's include/uapi/linux/aio_abi.h, for
-// little-endian machines; on others only the unused key and flags trade places.
+// iocb and ioEvent are as in the kernel's include/uapi/linux/aio_abi.h.
 type iocb struct {
-	data     uint64
-	key      uint32
-	flags    uint32
-	opcode   uint16
-	priority int16
-	fd       uint32
-	buf      uint64
-	n        uint64
-	off      int64
-	_        uint64
-	_        uint32
-	_        uint32
+	data   uint64
+	_      [2]uint32 // a key of the kernel's, and flags
+	opcode uint16
+	_      int16 // priority
+	fd     uint32
+	buf    uint64
+	n      uint64
+	off    int64
+	_      uint64
+	_      [2]uint32
 }
 
 type ioEvent struct {
 	data uint64
-	obj  uint64
+	_    uint64 // the address of the iocb
 	res  int64
-	res2 int64
+	_    int64 // a second result, of no meaning here
 }
 
 // StartWrite begins to write p at off; Wait tells what became of it. An error means
@@ -115,7 +113,7 @@ func (q *queue) start(c *Card, h *handle, r *request) error {
 		return newError("", os.ErrClosed, "%s %s: it is closed", r.op, c.disk.Path)
 	}
 	if q.fits(c, h, r) {
-		for q.inFlight >= depth {
+		for q.inFlight >= depth || q.touches(r) {
 			q.reap(c, true)
 		}
 		q.pending = append(q.pending, r)
@@ -142,6 +140,17 @@ func (q *queue) fits(c *Card, h *handle, r *request) bool {
 		q.refused = e != 0
 	}
 	return !q.refused
+}
+
+// touches tells whether r must wait for a request under way: the device may do
+// those that concern the same bytes in any order.
+func (q *queue) touches(r *request) bool {
+	for _, e := range q.pending {
+		if !e.done && e.off < r.off+int64(len(r.p)) && r.off < e.off+int64(len(e.p)) && (e.op == opWrite || r.op == opWrite) {
+			return true
+		}
+	}
+	return false
 }
 
 // submit hands r, the last of pending, to the kernel.

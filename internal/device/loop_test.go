@@ -255,6 +255,34 @@ func TestTheImageBeingReadIsNotOverwritten(t *testing.T) {
 	open(t, l.path, reads(scratch(t, 4096))) // the control: an image elsewhere
 }
 
+func TestAllDevicesOfAMountedBtrfsAreRefused(t *testing.T) {
+	if _, err := exec.LookPath("mkfs.btrfs"); err != nil {
+		t.Skip(err) // made-up trees stand in for it
+	}
+	a, b, other := newLoop(t, 256<<20), newLoop(t, 256<<20), newLoop(t, 1<<20)
+	run(t, "mkfs.btrfs", "-q", a.path, b.path)
+	t.Run("mounted", func(t *testing.T) {
+		dir := mounted(t, a.path)
+		image := filepath.Join(dir, "x.img")
+		if err := os.WriteFile(image, []byte("x"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		var s System
+		for _, l := range []loopDev{a, b} {
+			refuses(t, l.path, named, ReasonMounted, dir)
+			p := Policy{Named: true, Images: []string{image}}
+			if got := reasons(s.Judge(find(t, l.path), p)); fmt.Sprint(got) != "[mounted source-on-target]" {
+				t.Errorf("%s: %v", l.path, got)
+			}
+			if got := s.Judge(find(t, other.path), p); len(got) > 0 {
+				t.Errorf("an image elsewhere: %v", got)
+			}
+		}
+	})
+	open(t, a.path, named).Close()
+	open(t, b.path, named).Close()
+}
+
 func TestAWriteProtectedDeviceIsRefused(t *testing.T) {
 	l := newLoop(t, 1<<20, "--read-only")
 	refuses(t, l.path, named, ReasonReadOnly, "tab")

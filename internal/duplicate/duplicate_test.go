@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -286,21 +287,83 @@ func TestTheFirstMiBGoesLast(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.wantGood(t, 0)
-	firstHead := slices.IndexFunc(c.ops, func(s string) bool { return s == fmt.Sprint("write 0 ", blockSize) })
+	firstHead := slices.Index(c.ops, fmt.Sprint("write 0 ", blockSize))
 	lastRead := slices.Index(c.ops, fmt.Sprint("read ", 4<<20-blockSize, " ", blockSize))
-	lastHead := len(c.ops) - 1 - slices.IndexFunc(reversed(c.ops), func(s string) bool { return s == fmt.Sprint("write 0 ", blockSize) })
-	if firstHead == lastHead || lastHead < lastRead {
+	if lastHead := slices.Index(c.ops, fmt.Sprint("write 4096 ", blockSize-4096)); lastHead < lastRead {
 		t.Errorf("the first MiB was written by operation %d, the last block read back by %d:\n%v", lastHead, lastRead, c.ops)
+	}
+	// The first page goes last of all, when the rest of the first MiB has been
+	// flushed and read back.
+	if end := strings.Join(c.ops[len(c.ops)-4:], ", "); end != fmt.Sprintf("read %d %d, write 0 4096, sync 0 0, read 0 4096", block.HeadSize-blockSize, blockSize) {
+		t.Errorf("the run ends with %s", end)
 	}
 	if sync := slices.Index(c.ops[firstHead:], "sync 0 0"); sync < 0 || c.ops[firstHead+sync+1] != fmt.Sprint("write ", block.HeadSize, " ", blockSize) {
 		t.Error("the blanked first MiB was not flushed before the rest was written")
 	}
 }
 
-func reversed(s []string) []string {
-	s = slices.Clone(s)
-	slices.Reverse(s)
-	return s
+// A card that fails when nothing but its first page is left to be proved does not
+// look whole.
+func TestACardThatFailsAtTheSealIsBlankedAgain(t *testing.T) {
+	const size = 3 << 20
+	for _, c := range []struct {
+		name   string
+		kind   string // of the operation on the first page that fails after it was written
+		blank  bool
+		reason verify.Reason
+	}{
+		{"sound", "", false, ""},
+		{"it cannot be read", "read", true, verify.ReadEIO},
+		{"it cannot be flushed", "sync", true, verify.FlushFailed},
+	} {
+		b := newBench(t, noise(size, 21), 1, Options{})
+		card, written, failed := b.cards[0], false, false
+		card.before = func(kind string, off int64, n int) error {
+			if written && kind == c.kind && !failed {
+				failed = true
+				return errors.New("input/output error")
+			}
+			written = written || kind == "write" && off == 0 && n == verify.Page
+			return nil
+		}
+		if err := b.run.Do(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if v := b.run.Progress(0).Verdict; v.Reason != c.reason {
+			t.Errorf("%s: %+v", c.name, v)
+		}
+		if blank := bytes.Equal(card.data[:verify.Page], make([]byte, verify.Page)); blank != c.blank {
+			t.Errorf("%s: the first page is blank: %v", c.name, blank)
+		}
+	}
+}
+
+func TestTheFirstMiBIsRewrittenToo(t *testing.T) {
+	for _, off := range []int64{100, 500_000} {
+		for _, rewrites := range []int{0, -1} {
+			b := newBench(t, noise(3<<20, 22), 1, Options{Rewrites: rewrites})
+			card, flipped := b.cards[0], false
+			card.before = func(kind string, at int64, n int) error {
+				if kind == "read" && at <= off && off < at+int64(n) && !flipped {
+					card.data[off] ^= 1
+					flipped = true
+				}
+				return nil
+			}
+			if err := b.run.Do(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			p := b.run.Progress(0)
+			if rewrites == 0 {
+				b.wantGood(t, 0)
+				if p.Rewrote != 1 || len(p.Amber) != 1 {
+					t.Errorf("rewrote %d, amber %q", p.Rewrote, p.Amber)
+				}
+			} else if v := p.Verdict; v.Reason != verify.ReadbackMismatch || v.Offset != off || card.data[off] == b.src.image[off] {
+				t.Errorf("not to be rewritten: %+v", v)
+			}
+		}
+	}
 }
 
 func TestWhatCouldBringAnEarlierContentBackIsBlanked(t *testing.T) {

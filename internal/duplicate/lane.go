@@ -89,7 +89,9 @@ func (l *lane) run(ctx context.Context) {
 		if l.r.o.NoProof || l.plain {
 			end = Unverified
 		}
-		l.end(Verdict{Phase: end, Step: step, Offset: -1})
+		if !l.end(Verdict{Phase: end, Step: step, Offset: -1}) && !l.plain {
+			l.unseal(ErrInterrupted) // the run was ended just before
+		}
 		return
 	}
 	if ctx.Err() != nil {
@@ -102,12 +104,12 @@ func (l *lane) run(ctx context.Context) {
 	l.end(Verdict{Phase: Failed, Reason: s.reason, Step: step, Offset: s.off, Err: err, Bad: s.bad})
 }
 
-// end gives the lane its verdict, unless it has one.
-func (l *lane) end(v Verdict) {
+// end gives the lane its verdict and returns true, unless it has one.
+func (l *lane) end(v Verdict) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.verdict != nil {
-		return
+		return false
 	}
 	if v.Phase == Interrupted || v.Step == 0 {
 		v.Step = Phase(l.phase.Load())
@@ -115,10 +117,11 @@ func (l *lane) end(v Verdict) {
 	l.verdict = &v
 	l.proved.CompareAndSwap(0, time.Now().UnixNano())
 	close(l.ended)
+	return true
 }
 
 // over tells whether the lane has its verdict: then its goroutine must not touch
-// the card any more.
+// the card any more, but to unseal it.
 func (l *lane) over() bool {
 	select {
 	case <-l.ended:
@@ -168,7 +171,7 @@ func (l *lane) phases(ctx context.Context) error {
 	l.enter(Writing, -1)
 	if l.plain {
 		// Nothing is withheld from what is written like a file.
-		if err := l.writeHead(); err != nil {
+		if err := l.writeHead(l.r.head); err != nil {
 			return err
 		}
 	}
@@ -281,27 +284,6 @@ func (l *lane) check() error {
 		return fault(err, verify.TargetChanged, -1)
 	}
 	return nil
-}
-
-// seal writes the withheld first MiB, flushes it and reads it back. From then on
-// the card is whole.
-func (l *lane) seal(ctx context.Context) error {
-	l.enter(Sealing, l.r.headBytes())
-	if l.over() {
-		return context.Cause(ctx)
-	}
-	if err := l.writeHead(); err != nil {
-		return err
-	}
-	if err := l.sync(); err != nil {
-		return err
-	}
-	if !l.r.o.NoProof {
-		if err := l.proveHead(); err != nil {
-			return err
-		}
-	}
-	return l.check()
 }
 
 func (l *lane) fits(e block.Extent) error {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"multidd/internal/block"
 	"multidd/internal/verify"
 )
 
@@ -166,10 +165,15 @@ func (l *lane) narrow(ctx context.Context, bad []verify.Bad) {
 	}
 }
 
-// rewrite writes bad blocks once more and flushes.
-func (l *lane) rewrite(ctx context.Context, bad []verify.Bad) error {
+// noteRewrite notes that bad blocks are rewritten.
+func (l *lane) noteRewrite(bad []verify.Bad) {
 	l.rewrote.Add(int32(len(bad)))
 	l.warn("Read back wrong in %d places, the first at byte %d, which were rewritten.", len(bad), bad[0].First)
+}
+
+// rewrite writes bad blocks once more and flushes.
+func (l *lane) rewrite(ctx context.Context, bad []verify.Bad) error {
+	l.noteRewrite(bad)
 	l.enter(Writing, int64(len(bad))*int64(l.r.pool.BufferSize()))
 	for _, b := range bad {
 		buf, err := l.r.pool.Get(ctx)
@@ -190,30 +194,4 @@ func (l *lane) rewrite(ctx context.Context, bad []verify.Bad) error {
 		l.progress(b.Len)
 	}
 	return l.flush(ctx)
-}
-
-// proveHead reads the withheld first MiB back, past every cache.
-func (l *lane) proveHead() error {
-	buf, err := block.Aligned(block.HeadSize)
-	if err != nil {
-		return err
-	}
-	defer block.Free(buf)
-	for _, h := range l.r.head {
-		e := verify.Entry{Extent: h.Extent(), Sum: verify.Sum(h.Data)}
-		p := buf[:len(h.Data)]
-		if _, err := l.t.ReadAt(p, h.Off); err != nil {
-			return l.readFault(piece{data: p, off: h.Off}, err)
-		}
-		if got := verify.Sum(p); got != e.Sum {
-			b, err := verify.Reexamine(l.t, -1, e, got, p)
-			if err != nil {
-				return fault(fmt.Errorf("read back at byte %d: %w", h.Off, err), verify.ReadEIO, h.Off)
-			}
-			b.Narrow(h.Data, p)
-			return mismatch([]verify.Bad{b})
-		}
-		l.touch()
-	}
-	return nil
 }

@@ -231,21 +231,3 @@ func (r *Run) fetch(p []byte, e verify.Entry) error {
 	}
 	return nil
 }
-
-// writeHead writes what was withheld.
-func (l *lane) writeHead() error {
-	for _, h := range l.r.head {
-		if err := l.fits(h.Extent()); err != nil {
-			return err
-		}
-		if l.over() {
-			return ErrInterrupted
-		}
-		if err := l.writeSure(h.Data, h.Off); err != nil {
-			return err
-		}
-		l.written.Add(int64(len(h.Data)))
-		l.progress(int64(len(h.Data)))
-	}
-	return nil
-}

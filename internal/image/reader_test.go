@@ -191,7 +191,7 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 func TestAnImageOverwrittenWhileItIsReadIsBad(t *testing.T) {
 	data := disk(5, 3<<20)
 	for _, f := range []codec.Format{codec.Raw, codec.Zstd} {
-		for _, how := range []string{"not at all", "in place", "longer", "replaced"} {
+		for _, how := range []string{"not at all", "in place", "longer", "replaced", "unnoticed"} {
 			t.Run(fmt.Sprintf("%s %s", f, how), func(t *testing.T) {
 				content := data
 				if f != codec.Raw {
@@ -206,8 +206,22 @@ func TestAnImageOverwrittenWhileItIsReadIsBad(t *testing.T) {
 				}
 				b.Release()
 				overwrite(t, path, how)
+				if how == "unnoticed" {
+					// The negative control: nothing is known of how it was.
+					if im.in.info, err = os.Stat(path); err != nil {
+						t.Fatal(err)
+					}
+				}
 				got := readAll(t, r, 0)
-				if how == "not at all" || how == "replaced" {
+				switch {
+				case how == "unnoticed" && f == codec.Raw:
+					if got.err != io.EOF || bytes.Equal(got.data[bufSize:], data[bufSize:]) {
+						t.Errorf("a changed image ended with %v", got.err)
+					}
+					return
+				case how == "unnoticed":
+					return // its own checksums may notice
+				case how == "not at all", how == "replaced":
 					if got.err != io.EOF {
 						t.Error(got.err)
 					}
@@ -230,7 +244,7 @@ func overwrite(t *testing.T, path, how string) {
 		t.Fatal(err)
 	}
 	switch how {
-	case "in place":
+	case "in place", "unnoticed":
 		// The time of modification is set back, as some tools do. The system's
 		// clock for such times moves only every few milliseconds.
 		for now := fi; err == nil && !touched(fi, now); now, _ = os.Stat(path) {

@@ -35,6 +35,10 @@ type writeOptions struct {
 	rewrites                           int
 	stallLimit                         time.Duration
 	guards                             guardFlags
+
+	// What check makes of the words above, in bytes.
+	decoderBytes, storeBytes int64
+	policy                   device.Policy
 }
 
 func newWrite(c console) *cobra.Command {
@@ -118,7 +122,17 @@ func (o *writeOptions) check() error {
 	if o.stallLimit < time.Second {
 		return quit(station.ExitUsage, "--stall-limit=%v: it is a second or more", o.stallLimit)
 	}
-	return nil
+	var err error
+	if o.decoderBytes, err = dd.ParseSize(o.decoderMemory); err != nil {
+		return quit(station.ExitUsage, "--decoder-memory: %v", err)
+	}
+	if o.storeLimit != "" {
+		if o.storeBytes, err = dd.ParseSize(o.storeLimit); err != nil {
+			return quit(station.ExitUsage, "--store-limit: %v", err)
+		}
+	}
+	o.policy, err = o.guards.policy()
+	return err
 }
 
 // runWrite is `multidd write`. With --json, a run that does not come to begin has
@@ -154,10 +168,7 @@ func tryWrite(c console, o *writeOptions, begun *bool) error {
 		return err
 	}
 	defer im.Close()
-	plan, err := planWrite(ctx, o, im)
-	if err != nil {
-		return err
-	}
+	plan := planWrite(ctx, o, im)
 	defer plan.Close()
 	if o.dryRun {
 		return dryRun(c, o, plan)
@@ -182,17 +193,9 @@ func tryWrite(c console, o *writeOptions, begun *bool) error {
 
 // openImage opens the image with all that the flags say of it.
 func openImage(ctx context.Context, c console, o *writeOptions) (*image.Image, error) {
-	store, err := openStore(o)
-	if err != nil {
-		return nil, err
-	}
-	memory, err := dd.ParseSize(o.decoderMemory)
-	if err != nil {
-		return nil, quit(station.ExitUsage, "--decoder-memory: %v", err)
-	}
 	im, err := image.Open(ctx, o.image, image.Options{
-		Stdin: c.in, BMap: o.bmap, All: o.blocks == "all", SHA256: o.sha256, Digest: true, Store: store,
-		Unpack: codec.ReadOptions{Memory: memory, Ahead: decodeAhead},
+		Stdin: c.in, BMap: o.bmap, All: o.blocks == "all", SHA256: o.sha256, Digest: true, Store: openStore(o),
+		Unpack: codec.ReadOptions{Memory: o.decoderBytes, Ahead: decodeAhead},
 	})
 	var bad *image.Error
 	switch {
@@ -210,38 +213,28 @@ func openImage(ctx context.Context, c console, o *writeOptions) (*image.Image, e
 // take, in bytes: what the bound of memory leaves.
 const decodeAhead = 32 << 20
 
-func openStore(o *writeOptions) (*image.Store, error) {
+func openStore(o *writeOptions) *image.Store {
 	if o.store == "off" {
-		return nil, nil
+		return nil
 	}
 	dir := o.store
 	if dir == "" {
 		var err error
 		if dir, err = image.DefaultStoreDir(); err != nil {
-			return nil, nil // no home: no copies
+			return nil // no home: no copies
 		}
 	}
-	var limit int64
-	if o.storeLimit != "" {
-		var err error
-		if limit, err = dd.ParseSize(o.storeLimit); err != nil {
-			return nil, quit(station.ExitUsage, "--store-limit: %v", err)
-		}
-	}
-	return image.NewStore(dir, limit), nil
+	return image.NewStore(dir, o.storeBytes)
 }
 
 // planWrite finds and judges the targets.
-func planWrite(ctx context.Context, o *writeOptions, im *image.Image) (*station.Plan, error) {
-	policy, err := o.guards.policy()
-	if err != nil {
-		return nil, err
-	}
+func planWrite(ctx context.Context, o *writeOptions, im *image.Image) *station.Plan {
+	policy := o.policy
 	if !o.stdin {
 		policy.Images = []string{o.image}
 	}
 	return station.NewPlan(ctx, device.System{}, o.targets, station.ImageOf(im), station.EndOf(im),
-		device.Options{Policy: policy, Strict: o.strict}, station.LoadSpeeds(speedsPath())), nil
+		device.Options{Policy: policy, Strict: o.strict}, station.LoadSpeeds(speedsPath()))
 }
 
 func speedsPath() string {

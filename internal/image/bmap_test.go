@@ -2,8 +2,11 @@ package image
 
 import (
 	"bytes"
+	"cmp"
+	"crypto/md5"
 	"crypto/sha1"
 	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/hex"
 	"fmt"
 	"hash"
@@ -37,7 +40,7 @@ func holey(size int) ([]byte, []block.Extent) {
 // aMap is a map that a test makes.
 type aMap struct {
 	version string // "": 2.0
-	kind    string // type of the checksums: "sha256" (also ""), "sha1"
+	kind    string // type of the checksums; "": sha256
 	size    int64  // of the image
 	block   int64  // 0: 4096
 	noSums  bool
@@ -52,10 +55,9 @@ func (m aMap) text(data []byte) string {
 	if m.block == 0 {
 		m.block = 4096
 	}
-	newHash := sha256.New
-	if m.kind == "sha1" {
-		newHash = sha1.New
-	}
+	newHash := map[string]func() hash.Hash{
+		"": sha256.New, "sha1": sha1.New, "sha224": sha256.New224, "sha384": sha512.New384, "sha512": sha512.New, "md5": md5.New,
+	}[m.kind]
 	if m.size == 0 {
 		m.size = int64(len(data))
 	}
@@ -72,7 +74,7 @@ func (m aMap) text(data []byte) string {
 	}
 	fmt.Fprintf(&s, "    <MappedBlocksCount> %d </MappedBlocksCount>\n", blocks)
 	if m.version >= "1.4" {
-		fmt.Fprintf(&s, "    <ChecksumType> %s </ChecksumType>\n", cmpOr(m.kind, "sha256"))
+		fmt.Fprintf(&s, "    <ChecksumType> %s </ChecksumType>\n", cmp.Or(m.kind, "sha256"))
 	}
 	if m.version >= "1.3" {
 		fmt.Fprintf(&s, "    <%s> %s </%s>\n", element, zeroSum(newHash()), element)
@@ -94,13 +96,6 @@ func (m aMap) text(data []byte) string {
 	}
 	s.WriteString("    </BlockMap>\n</bmap>\n")
 	return sealMap(s.String(), newHash())
-}
-
-func cmpOr(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }
 
 func zeroSum(h hash.Hash) string { return strings.Repeat("0", 2*h.Size()) }
@@ -125,6 +120,10 @@ func TestTheMapsOfEveryVersionAreRead(t *testing.T) {
 		{aMap{version: "1.4"}, true},
 		{aMap{version: "2.0"}, true},
 		{aMap{version: "2.0", kind: "sha1"}, true},
+		{aMap{version: "2.0", kind: "sha224"}, true},
+		{aMap{version: "2.0", kind: "sha384"}, true},
+		{aMap{version: "2.0", kind: "sha512"}, true},
+		{aMap{version: "2.0", kind: "md5"}, true},
 		{aMap{version: "2.0", noSums: true}, false},
 		{aMap{version: "2.7"}, true},
 	} {
@@ -231,7 +230,7 @@ func TestAMapMadeToEatMemoryIsRefused(t *testing.T) {
 func FuzzBMap(f *testing.F) {
 	data, used := holey(2 << 20)
 	for _, v := range []string{"1.0", "1.2", "1.3", "1.4", "2.0"} {
-		kind := "sha256"
+		kind := ""
 		if v < "1.4" {
 			kind = "sha1"
 		}
@@ -418,6 +417,9 @@ func TestAMapOfAnotherImageIsRefused(t *testing.T) {
 	_, err := Open(t.Context(), path, Options{})
 	wantBad(t, err, "image-decode", "y.img.bmap: line 1: is not a map")
 	wantBad(t, err, "image-decode", "(--bmap=none)")
+	write(t, path+".bmap", bytes.Replace(text, []byte("made by"), []byte("maid by"), 1))
+	_, err = Open(t.Context(), path, Options{})
+	wantBad(t, err, "image-digest", "the map is damaged or was edited")
 	if _, err := Open(t.Context(), path, Options{BMap: path + ".none"}); err == nil {
 		t.Error("a map that was named need not be there")
 	}

@@ -191,7 +191,7 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 func TestAnImageOverwrittenWhileItIsReadIsBad(t *testing.T) {
 	data := disk(5, 3<<20)
 	for _, f := range []codec.Format{codec.Raw, codec.Zstd} {
-		for _, how := range []string{"not at all", "in place", "longer", "replaced", "unnoticed"} {
+		for _, how := range []string{"not at all", "in place", "longer", "shorter", "replaced", "unnoticed"} {
 			t.Run(fmt.Sprintf("%s %s", f, how), func(t *testing.T) {
 				content := data
 				if f != codec.Raw {
@@ -253,6 +253,8 @@ func overwrite(t *testing.T, path, how string) {
 		}
 	case "longer":
 		err = writeInto(path, 0, os.O_WRONLY|os.O_APPEND, -1)
+	case "shorter":
+		err = os.Truncate(path, fi.Size()/2)
 	case "replaced":
 		next := path + ".new"
 		write(t, next, []byte("another image"))
@@ -418,4 +420,66 @@ func TestABlockDeviceIsARawImage(t *testing.T) {
 		t.Errorf("size %d, %v", im.Size(), im.Info().Mode())
 	}
 	checkWhole(t, im, codec.Raw, data)
+}
+
+// brokenReader gives some bytes and then only its error.
+type brokenReader struct {
+	r   io.Reader
+	err error
+}
+
+func (b brokenReader) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	if err == io.EOF {
+		err = b.err
+	}
+	return n, err
+}
+
+func TestASourceThatCannotBeReadIsNotTheEndOfTheImage(t *testing.T) {
+	broken := errors.New("the stick was pulled")
+	data := disk(13, 1<<20)
+	for _, f := range []codec.Format{codec.Raw, codec.Zstd} {
+		content := data
+		if f != codec.Raw {
+			content = pack(t, f, data)
+		}
+		half := content[:len(content)/2]
+		im := open(t, "-", Options{Stdin: brokenReader{bytes.NewReader(half), broken}})
+		r := im.Reader(newPool(t, buffers, bufSize), 0)
+		err := readAll(t, r, 0).err
+		wantBad(t, err, "image-decode", fmt.Sprintf("standard input: it cannot be read at byte %d: the stick was pulled", len(half)))
+		if !errors.Is(err, broken) {
+			t.Errorf("the cause is lost: %v", err)
+		}
+	}
+	_, err := Open(t.Context(), "-", Options{Stdin: brokenReader{bytes.NewReader(nil), broken}})
+	wantBad(t, err, "image-decode", "the stick was pulled")
+}
+
+func TestWhatIsKnownBeforehandIsSaid(t *testing.T) {
+	data := disk(14, 300<<10)
+	path := place(t, "x.img", data)
+	im := open(t, path, Options{})
+	if im.Name() != path || im.Size() != 300<<10 || im.Hint() != 300<<10 || im.Used() != 300<<10 || im.Memory() != 0 {
+		t.Errorf("raw: size %d, hint %d, used %d, memory %d", im.Size(), im.Hint(), im.Used(), im.Memory())
+	}
+	if _, ok := im.Map(); ok {
+		t.Error("there is a map")
+	}
+	im = open(t, place(t, "x.zst", pack(t, codec.Zstd, data)), Options{})
+	if im.Size() != -1 || im.Used() != -1 || im.Memory() <= 0 {
+		t.Errorf("packed: size %d, used %d, memory %d", im.Size(), im.Used(), im.Memory())
+	}
+	before := im.Hint()
+	r := im.Reader(newPool(t, buffers, bufSize), 0)
+	if im.Hint() != before || im.Memory() <= 0 {
+		t.Errorf("packed, with a Reader: hint %d after %d, memory %d", im.Hint(), before, im.Memory())
+	}
+	if got := readAll(t, r, 0); got.err != io.EOF {
+		t.Error(got.err)
+	}
+	if err := im.Check(); err != nil {
+		t.Error(err)
+	}
 }

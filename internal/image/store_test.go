@@ -259,7 +259,7 @@ func readHalf(dir, path string) {
 		_, err = r.ReadAt(make([]byte, len(b.Data)), 0) // it is in the file
 	}
 	fmt.Println("reading", err)
-	select {}
+	_, _ = io.Copy(io.Discard, os.Stdin) // which has no end
 }
 
 func TestAProcessThatIsKilledLeavesNoEntry(t *testing.T) {
@@ -273,6 +273,11 @@ func TestAProcessThatIsKilledLeavesNoEntry(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,8 @@
 package image
 
 import (
+	"context"
+	"errors"
 	"io"
 	"path/filepath"
 	"slices"
@@ -72,6 +74,16 @@ func TestTheDigestThatWasAskedForIsVerified(t *testing.T) {
 		if _, err := Open(t.Context(), path, Options{SHA256: "abc"}); err == nil {
 			t.Error("abc is taken for a digest")
 		}
+	}
+	// Where there is a copy, it shows before anything is written.
+	path, store := place(t, "x.img.gz", packed), NewStore(t.TempDir(), 0)
+	readTo(t, open(t, path, Options{Store: store}), data)
+	_, err := Open(t.Context(), path, Options{Store: store, SHA256: sha(other)})
+	wantBad(t, err, "image-digest", "but you said "+sha(other))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Open(ctx, path, Options{Store: store}); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
 	}
 	in := strings.NewReader(string(packed))
 	im := open(t, "-", Options{Stdin: in, SHA256: sha(other)})

@@ -51,14 +51,10 @@ func (l *lane) writeAll(ctx context.Context) error {
 		p := flight[0]
 		flight = flight[1:]
 		if err := l.t.Wait(); err != nil {
-			if err2 := l.settle(flight); err2 != nil {
-				p.release()
-				return err2
-			}
-			flight = flight[:0]
-			if err := l.again(p, err); err != nil {
+			if err := l.settle(flight, attempt{p, err}); err != nil {
 				return err
 			}
+			flight = flight[:0]
 			continue
 		}
 		l.took(p)
@@ -72,25 +68,30 @@ func (l *lane) took(p piece) {
 	l.progress(int64(len(p.data)))
 }
 
-// settle waits for the requests under way; each that failed is tried again. If one
-// fails for good the others are waited for all the same.
-func (l *lane) settle(flight []piece) error {
-	var failed []piece
-	var errs []error
+// An attempt is a write that failed with err.
+type attempt struct {
+	piece
+	err error
+}
+
+// settle waits for the requests under way, and then tries those that failed again,
+// the lowest first, so that the first bad place of a card is the one that is told.
+// failed are those that did so before.
+func (l *lane) settle(flight []piece, failed ...attempt) error {
 	for _, p := range flight {
 		if err := l.t.Wait(); err != nil {
-			failed, errs = append(failed, p), append(errs, err)
+			failed = append(failed, attempt{p, err})
 			continue
 		}
 		l.took(p)
 	}
 	var first error
-	for i, p := range failed {
+	for _, a := range failed {
 		if first != nil {
-			p.release()
+			a.release()
 			continue
 		}
-		first = l.again(p, errs[i])
+		first = l.again(a.piece, a.err)
 	}
 	return first
 }

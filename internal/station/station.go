@@ -66,14 +66,14 @@ type Options struct {
 
 // A Station drives a run of one image to a set of cards.
 type Station struct {
-	src    Source
-	cards  []Card
+	src   Source
+	cards []Card
 	// writeOnly is set if the cards are not read back.
 	writeOnly bool
-	run    *duplicate.Run
-	every  time.Duration
-	cancel context.CancelCauseFunc
-	ctx    context.Context
+	run       *duplicate.Run
+	every     time.Duration
+	cancel    context.CancelCauseFunc
+	ctx       context.Context
 
 	mu       sync.Mutex
 	watchers map[chan Snapshot]struct{} // guarded by mu

@@ -219,9 +219,10 @@ func (l *lane) reread(ctx context.Context) (piece, error) {
 // fetch reads a block again from the source. If it is not what it was, the image
 // was changed meanwhile, and no card can be trusted.
 func (r *Run) fetch(p []byte, e verify.Entry) error {
-	if !r.canReread() {
-		return fault(fmt.Errorf("the decoded copy that this card needs ended at byte %d", e.Off), verify.StoreFull, e.Off)
+	if r.reread == nil {
+		return fault(fmt.Errorf("there is no copy of the image to go on from at byte %d", e.Off), verify.StoreFull, e.Off)
 	}
+	// A copy that was cut short still has what it had.
 	if _, err := r.reread.ReadAt(p, e.Off); err != nil {
 		return fault(fmt.Errorf("read the image again at byte %d: %w", e.Off, err), verify.StoreFull, e.Off)
 	}

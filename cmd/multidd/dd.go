@@ -28,40 +28,48 @@ import (
 func newDDHelp() *cobra.Command {
 	return &cobra.Command{
 		Use:   "dd OPERAND...",
-		Short: "The words of dd: if= of= of= bs= …, packing and unpacking on the fly",
-		Long: `Copy as dd does, to any number of outputs at once. 'multidd if=… of=…' is the same
-as 'multidd dd if=… of=…'.
+		Short: "The words of dd: if= of= of= bs= …, packing and unpacking",
+		Long: `Copy as dd does, to any number of outputs at once. 'multidd if=… of=…' is short
+for 'multidd dd if=… of=…'.
 
-  if=FILE         read from FILE instead of standard input
-  of=FILE         write to FILE; may be given several times
-  bs= ibs= obs=   how many bytes to read and write at a time
-  count=N         copy only N input blocks
-  skip=N iseek=N  skip N input blocks at the start of the input
-  seek=N oseek=N  skip N output blocks at the start of each output
-  conv=           fsync, fdatasync, notrunc, noerror, sync, excl, nocreat, sparse
-  iflag=          fullblock, direct, count_bytes, skip_bytes, raw
-  oflag=          direct, sync, dsync, seek_bytes, raw
-  status=         none, noxfer, progress
-  hash=           md5, sha1, sha256, sha512, …: print digests of what was copied
-  verify=none     do not read cards back
+    if=FILE         read FILE; without it, standard input
+    of=FILE         write FILE; may be given several times; without it,
+                    standard output
+    bs=BYTES        read and write so much at a time; sets ibs= and obs=
+    ibs=BYTES       read so much at a time (default 512)
+    obs=BYTES       write so much at a time (default 512)
+    count=N         copy only N input blocks
+    skip=N          skip N input blocks first; iseek=N is the same
+    seek=N          skip N output blocks first; oseek=N is the same
+    conv=LIST       fsync, fdatasync, notrunc, noerror, sync, excl, nocreat,
+                    sparse (files only)
+    iflag=LIST      fullblock, direct, count_bytes, skip_bytes, raw
+    oflag=LIST      direct, sync, dsync, seek_bytes, raw
+    status=LEVEL    none, noxfer or progress
+    hash=LIST       print digests of what was copied: md5, sha1, sha224, sha256,
+                    sha384, sha512
+    verify=HOW      readback: read cards back (the default); none: do not
 
-N and sizes are in dd's grammar: 512, 4k, 100M, 1kB, 2x512, 3B.
+BYTES and N are in dd's grammar: 512, 4k, 100M, 1kB, 2x512. An N with a B in it
+(count=3B) counts bytes. A LIST is separated by commas. What dd knows beyond
+this is refused by name.
 
-An input whose name and content say that it is packed (.bz2 .gz .xz .zst .lz4)
-is unpacked, and an output whose name says so is packed, on all processors. With
-raw the bytes are copied as they are.
+An input is unpacked if both its name and its content say that it is packed
+(.bz2 .gz .xz .zst .lz4, .zip with one entry). An output is packed if its name
+says so (all of these but .zip), on all processors. If all outputs end like the
+input, or with the flag raw, the bytes are copied as they are.
 
 On plain files, pipes and character devices all this is what dd does, to the
-byte and to the message. A block device is a card: it must pass the same guards
-as for 'multidd write', is confirmed on the terminal (put --yes in front where
-there is none), written at its own speed with its first MiB last, and read
-back. Every byte is written, whatever a map says.
+byte and to the message. A block device is a card: it must pass the guards of
+'multidd write', is confirmed on the terminal (put --yes in front where there is
+none), is written at its own speed with its first MiB last, and is read back.
+Every byte is written, whatever a map says, and what lies beyond is left alone.
 
 Exit status: 0, or 1 if anything went wrong. SIGUSR1 prints how far it is.`,
 		Example: `  multidd if=master.img.bz2 of=/dev/sdb of=/dev/sdc bs=4M status=progress
-  multidd if=/dev/sdb of=backup.img.bz2
+  multidd if=/dev/sdb of=backup.img.bz2 bs=1M
   multidd --yes if=u-boot.bin of=/dev/sdb bs=1k seek=8
-  multidd if=x.img of=copy.img.xz of=copy.img hash=sha256`,
+  multidd if=x.img of=copy.img.xz of=copy.img bs=1M hash=sha256`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			return errors.New("dd: name at least one operand, such as if=FILE of=FILE")
 		},

@@ -16,12 +16,19 @@ func newDevices(c console) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "devices",
 		Short: "List slots and cards, which may be written, and why not",
-		Long: `List the slots of this computer with what is in them: the place (a USB port path,
-which stays when the card changes), the device, model, size and partitions,
-and whether multidd would write to it. For a disk that it would refuse it says why.
+		Long: `List the slots of this computer with what is in them, a line each: the place
+(for a USB reader its port path, which stays when the card changes), the device,
+its size, model and serial number. Below it stand the partitions that are on it,
+and the reasons if 'multidd write' would refuse it.
 
-Nothing is opened for writing.`,
+Nothing is written, and nothing is opened for writing. What is inside a card
+is seen only by those who may read it, which mostly means root.
+
+A SIZE is in bytes or with a suffix, as dd has it: 64G, 64GB.
+
+The exit status is 0 if the list could be made, whatever is in it.`,
 		Example: `  multidd devices
+  multidd devices --all
   multidd devices --json | jq -r '.devices[] | select(.allowed) | .slot'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -43,7 +50,7 @@ Nothing is opened for writing.`,
 			return nil
 		},
 	}
-	cmd.Flags().BoolVarP(&all, "all", "a", false, "also list loop devices and disks that the system makes out of others")
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "list loop devices, too, and disks that the system makes out of others (LVM, RAID, memory)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object instead of a table")
 	guards.add(cmd)
 	return cmd

@@ -87,17 +87,17 @@ func newRoot(c console) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "multidd",
 		Short: "Write one image to many cards at once",
-		Long: `multidd writes one image, raw or compressed, to every card in the rack at once.
-The image is read once and decoded once; each card goes at its own speed, is
-flushed, read back past every cache and compared. A card is called good only
-after that.
+		Long: `multidd writes one image, raw or packed, to every card in the rack at once. The
+image is read once and unpacked once. Each card goes at its own speed, is
+flushed, read back past every cache and compared; only then is it called good.
 
 The words of dd work as well: multidd if=IMAGE of=CARD of=CARD bs=4M
 (see 'multidd help dd').`,
-		Example: `  multidd devices                                   which cards are here
-  multidd write master.img.bz2 /dev/sdb /dev/sdc    write and verify two cards
+		Example: `  multidd devices                                    which cards are here
+  multidd write -n master.img.bz2 /dev/sdb /dev/sdc  what would be lost
+  multidd write master.img.bz2 /dev/sdb /dev/sdc     write and read back
   multidd if=master.img.bz2 of=/dev/sdb bs=4M status=progress
-  multidd if=/dev/sdb of=backup.img.bz2             a card into a packed image`,
+  multidd if=/dev/sdb of=backup.img.bz2              a card into an image`,
 		Version:           version,
 		SilenceUsage:      true,
 		SilenceErrors:     true,
@@ -110,6 +110,7 @@ The words of dd work as well: multidd if=IMAGE of=CARD of=CARD bs=4M
 		},
 		RunE: func(cmd *cobra.Command, args []string) error { return cmd.Help() },
 	}
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages", ".FlagUsagesWrapped 80"))
 	root.SetIn(c.in)
 	root.SetOut(c.out)
 	root.SetErr(c.err)
@@ -122,19 +123,23 @@ func newExitCodes() *cobra.Command {
 	return &cobra.Command{
 		Use:   "exit-codes",
 		Short: "What the exit status says",
-		Long: `What the exit status of multidd says. Any other is a failure.
-
-    0  every requested card is good
-    1  another error
-    2  the command line is wrong
-    3  some cards failed, at least one is good
-    4  no card is good
-    5  refused by a guard, nothing was written
-    6  the image is bad: its digest, its packing or its size
-    7  a permission or a prerequisite is missing
-   10  written but not verified (--verify=none)
-  130  interrupted by Ctrl-C; 143: by SIGTERM
-
-In the words of dd (multidd if=… of=…) it is 0 or 1, as dd's.`,
+		Long:  exitStatuses,
 	}
 }
+
+// exitStatuses is what the exit status says, for the help of every command that
+// writes cards.
+const exitStatuses = `Exit status (any other is a failure, too):
+
+      0  every requested card is good
+      1  another error
+      2  the command line is wrong
+      3  some cards failed, at least one is good
+      4  no card is good
+      5  refused by a guard, nothing was written
+      6  the image is bad: its digest, its packing or its size
+      7  a permission or a prerequisite is missing
+     10  written but not verified (--verify=none)
+    130  interrupted by Ctrl-C; 143: by SIGTERM
+
+In the words of dd (multidd if=… of=…) it is 0 or 1, as dd's.`

@@ -48,32 +48,44 @@ func newWrite(c console) *cobra.Command {
 		Short: "Write an image to cards, each at its own speed, each read back",
 		Long: `Write an image to any number of cards at once.
 
-IMAGE is a file, raw or packed (bz2, gz, xz, zst, lz4, or zip with one entry; its
-content tells, not its name), a device, or - for standard input. A .bmap beside
-it (bmaptool's) says what of it is used, and is checked on the way; a .sha256 or
-SHA256SUMS beside it is checked too.
+IMAGE is a file, raw or packed (bz2, gz, xz, zst, lz4, or zip with one entry;
+its content tells, not its name), a device, or - for standard input. A .bmap
+beside it (as bmaptool makes it) says which bytes are used. Its checksums are
+compared on the way, and so is a .sha256 or SHA256SUMS beside the image.
 
-CARD is a device (/dev/sdb), a link to one (/dev/disk/by-path/…), a slot (a USB port
-path as 'multidd devices' shows it, such as 1-2.3), or a plain file that stands for
-a card.
+CARD is a device (/dev/sdb), a link to one (/dev/disk/by-path/…), a slot as
+'multidd devices' shows it (a USB port path such as 1-2.3), or a plain file that
+stands for a card.
 
 Every card is written at its own speed. Then it is flushed and read back, past
-every cache, and compared; bad ranges are rewritten once and everything is read again.
-The first MiB is written last, after all else has been proved: a card that
-failed or was interrupted does not boot and looks blank.
+every cache, and compared; bad ranges are rewritten, and everything is read
+again. The first MiB goes last, after all else has been proved: a card that
+failed or was interrupted does not boot, and looks blank.
 
-What multidd would lose is shown and confirmed once. Disks in use, disks that
-the system needs, built-in disks and disks that are too big are refused;
---dry-run shows all that and writes nothing.
+What would be lost is shown, and asked for once. Disks in use, disks that the
+system needs, built-in disks and disks that are too big are refused, each with
+its reason. --dry-run shows all that and writes nothing.
+
+A packed image is unpacked once. A copy is kept (see --store), so that a slow
+card holds nobody up and the next run starts at once.
 
 Memory: at most 128 MiB for up to 14 cards, 2 MiB more for each further one,
 whatever the image.
 
-Exit status: see 'multidd help exit-codes'. SIGUSR1 prints how far it is.`,
+A SIZE is in bytes or with a suffix, as dd has it: 64M and 64MiB are 64 x 1024
+x 1024 bytes, 64MB is 64 x 1000 x 1000. A TIME is like 90s, 5m or 1h30m.
+
+Ctrl-C ends all cards at once; a second one ends the program. SIGUSR1 prints how
+far it is.
+
+` + exitStatuses + `
+
+Each reason and each guard, with what to do about it: docs/write.md and
+docs/guards.md of multidd.`,
 		Example: `  multidd write master.img.bz2 /dev/sdb /dev/sdc /dev/sdd
   multidd write --dry-run master.img.xz 1-2.1 1-2.2 1-2.3
   xzcat master.img.xz | multidd write --yes - /dev/sdb
-  multidd write --json --yes master.img /dev/sdb > log.ndjson`,
+  multidd write --json --yes master.img /dev/sdb > run.ndjson`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case len(args) == 0:
@@ -91,18 +103,18 @@ Exit status: see 'multidd help exit-codes'. SIGUSR1 prints how far it is.`,
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&o.yes, "yes", "y", false, "do not ask; needed where there is no terminal to ask at")
-	f.BoolVarP(&o.dryRun, "dry-run", "n", false, "show what would be written and what would be lost, and write nothing")
-	f.BoolVar(&o.asJSON, "json", false, "one JSON event a line on standard output")
-	f.BoolVar(&o.plain, "plain", false, "plain lines even on a terminal")
-	f.StringVar(&o.verify, "verify", "full", "`full`: read everything back; none: do not (exit status 10)")
-	f.StringVar(&o.blocks, "blocks", "map", "`map`: only what a .bmap says is used; all: every byte")
-	f.StringVar(&o.bmap, "bmap", "", "the image's map `FILE`, or none (default: look beside the image)")
-	f.StringVar(&o.sha256, "sha256", "", "the SHA-256 in `HEX` that the image, packed or not, must have")
-	f.StringVar(&o.store, "store", "", "`DIR` for unpacked copies, which let a slow card fall behind and the next run start at once; or off (default: the user's cache directory)")
-	f.StringVar(&o.storeLimit, "store-limit", "", "most that all unpacked copies may take of the disk (default: a third of what is free, at most 32 GiB)")
-	f.StringVar(&o.decoderMemory, "decoder-memory", "80M", "most memory that unpacking may take; an image that needs more is refused")
-	f.IntVar(&o.rewrites, "rewrites", 1, "how often bad ranges are rewritten before a card is given up")
-	f.DurationVar(&o.stallLimit, "stall-limit", 5*time.Minute, "give a card up that has not answered for this long; less if it was quick before")
+	f.BoolVarP(&o.dryRun, "dry-run", "n", false, "show what would be written, what would be lost and what is refused, and write nothing")
+	f.BoolVar(&o.asJSON, "json", false, "one JSON event a line on standard output, instead of a screen")
+	f.BoolVar(&o.plain, "plain", false, "plain lines instead of a screen")
+	f.StringVar(&o.verify, "verify", "full", "read back everything or nothing, `full|none`; with none the exit status is 10 at best")
+	f.StringVar(&o.blocks, "blocks", "map", "write what a .bmap says is used or every byte, `map|all`; without a .bmap that is the same")
+	f.StringVar(&o.bmap, "bmap", "", "the map of the image, `FILE|none` (default: look beside the image)")
+	f.StringVar(&o.sha256, "sha256", "", "the SHA-256 that the image must have, packed or unpacked, in 64 `HEX` digits (default: look beside the image)")
+	f.StringVar(&o.store, "store", "", "where unpacked copies are kept, `DIR|off`; without one, the cards wait for the slowest (default: multidd/store in the user's cache directory)")
+	f.StringVar(&o.storeLimit, "store-limit", "", "most disk space for all unpacked copies, a `SIZE` (default: a third of what is free, at most 32G)")
+	f.StringVar(&o.decoderMemory, "decoder-memory", "80M", "most memory that unpacking may need, a `SIZE`; an image that needs more is refused")
+	f.IntVar(&o.rewrites, "rewrites", 1, "how many `TIMES` bad ranges are rewritten before a card is given up")
+	f.DurationVar(&o.stallLimit, "stall-limit", 5*time.Minute, "longest `TIME` without an answer before a card is given up; less for a card that was quick before")
 	f.BoolVar(&o.strict, "strict", false, "refuse a card that can only be read back through the page cache")
 	o.guards.add(cmd)
 	return cmd

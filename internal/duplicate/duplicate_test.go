@@ -366,6 +366,37 @@ func TestTheFirstMiBIsRewrittenToo(t *testing.T) {
 	}
 }
 
+// A shortCard takes every address modulo what it really has.
+type shortCard struct {
+	*memCard
+	real int64
+}
+
+func (c shortCard) WriteAt(p []byte, off int64) (int, error) { return c.memCard.WriteAt(p, off%c.real) }
+func (c shortCard) ReadAt(p []byte, off int64) (int, error)  { return c.memCard.ReadAt(p, off%c.real) }
+
+// A block that comes to lie in the first MiB, and nowhere else, is whole until that
+// is sealed.
+func TestABlockThatWrapsAroundToTheFirstMiBIsNoticed(t *testing.T) {
+	const real = 2<<20 + 8*blockSize
+	for _, rewrites := range []int{-1, 0, 3} {
+		b := newBench(t, noise(3<<20, 23), 1, Options{Rewrites: rewrites})
+		b.run.lanes[0].t = &atOnce{Target: shortCard{b.cards[0], real}, moved: func() {}}
+		if err := b.run.Do(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if v := b.run.Progress(0).Verdict; v.Reason != verify.FakeCapacity || v.Offset != real {
+			t.Errorf("%+v", v)
+		}
+	}
+	b := newBench(t, noise(real, 23), 1, Options{}) // the control: an image that fits
+	b.run.lanes[0].t = &atOnce{Target: shortCard{b.cards[0], real}, moved: func() {}}
+	if err := b.run.Do(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.wantGood(t, 0)
+}
+
 func TestWhatCouldBringAnEarlierContentBackIsBlanked(t *testing.T) {
 	const size = 3 << 20
 	b := newBench(t, noise(size, 4), 2, Options{})

@@ -208,9 +208,8 @@ func (l *lane) prepare() error {
 		return nil
 	}
 	if err := verify.Probe(l.t, places, l.touch); err != nil {
-		var small *verify.CapacityError
-		if errors.As(err, &small) {
-			return fault(err, verify.FakeCapacity, small.Real)
+		if _, small := errors.AsType[*verify.CapacityError](err); small {
+			return fault(err, verify.FakeCapacity, -1)
 		}
 		// The write itself will meet the error again, and say where.
 		l.warn("The quick look at the capacity met an error: %v.", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"multidd/internal/block"
 	"multidd/internal/verify"
 )
 
@@ -25,7 +26,9 @@ func (l *lane) prove(ctx context.Context) error {
 			return err
 		}
 		if len(bad) == 0 {
-			return nil
+			if bad, err = l.proveBlank(); err != nil || len(bad) == 0 {
+				return err
+			}
 		}
 		if err := verify.Diagnose(&l.r.record, bad); err != nil {
 			f := fault(err, verify.FakeCapacity, bad[0].First)
@@ -33,13 +36,25 @@ func (l *lane) prove(ctx context.Context) error {
 			return f
 		}
 		l.narrow(ctx, bad)
-		if try >= l.r.o.Rewrites || len(bad) > maxBad || !l.r.canReread() {
+		if try >= l.r.o.Rewrites || len(bad) > maxBad || bad[0].Index >= 0 && !l.r.canReread() {
 			return mismatch(bad)
 		}
 		if err := l.rewrite(ctx, bad); err != nil {
 			return err
 		}
 	}
+}
+
+// proveBlank returns what of the withheld first MiB is not blank any more. Be it
+// that the address of a block wraps around to there: when the first MiB is sealed,
+// that block, which has been read back right, will be lost.
+func (l *lane) proveBlank() ([]verify.Bad, error) {
+	blank := make([]block.Block, len(l.r.head))
+	zeros := make([]byte, block.HeadSize)
+	for i, h := range l.r.head {
+		blank[i] = block.New(h.Off, zeros[:len(h.Data)], nil)
+	}
+	return l.proveHead(blank)
 }
 
 // mismatch says what read back wrong.
@@ -145,6 +160,9 @@ func (l *lane) narrow(ctx context.Context, bad []verify.Bad) {
 	}
 	for i := range bad[:min(len(bad), maxBad)] {
 		b := &bad[i]
+		if b.Index < 0 {
+			continue // it is narrow already
+		}
 		want, err := l.r.pool.Get(ctx)
 		if err != nil {
 			return
@@ -180,7 +198,11 @@ func (l *lane) rewrite(ctx context.Context, bad []verify.Bad) error {
 		if err != nil {
 			return err
 		}
-		err = l.r.fetch(buf[:b.Len], b.Entry)
+		if b.Index < 0 {
+			clear(buf[:b.Len]) // of the first MiB, which is blank yet
+		} else {
+			err = l.r.fetch(buf[:b.Len], b.Entry)
+		}
 		if err == nil {
 			err = l.writeSure(buf[:b.Len], b.Off)
 		}

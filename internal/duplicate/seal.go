@@ -93,8 +93,8 @@ func (l *lane) writeHead(part []block.Block) error {
 	return nil
 }
 
-// proveHead reads a part of what was withheld back, past every cache, and returns
-// what differs.
+// proveHead reads a part of the withheld first MiB back, past every cache, and
+// returns what differs.
 func (l *lane) proveHead(part []block.Block) ([]verify.Bad, error) {
 	buf, err := block.Aligned(block.HeadSize)
 	if err != nil {

@@ -84,7 +84,7 @@ func (r *Record) find(d block.Digest) []int64 {
 
 // A Bad is a block that did not read back as it was written.
 type Bad struct {
-	Index int // in the Record
+	Index int // in the Record; -1: it is not in there
 	Entry
 	Got block.Digest // of what was read
 	// First and Last are the offsets of the first and just past the last bad
@@ -162,6 +162,10 @@ func (e *CapacityError) Error() string {
 // Reason returns FakeCapacity.
 func (e *CapacityError) Reason() string { return string(FakeCapacity) }
 
+// Offset returns about where the card really ends, in bytes; -1 if that is not
+// known.
+func (e *CapacityError) Offset() int64 { return e.Real }
+
 // Diagnose looks for a pattern in what read back wrong after the whole card was
 // written. It returns a *CapacityError if the card seems to hold less than it
 // says, and nil if the bad blocks are just bad.
@@ -181,7 +185,7 @@ func Diagnose(r *Record, bad []Bad) error {
 	const few = 8
 	n := r.Len()
 	first := bad[0].Index
-	if first == 0 || len(bad) < few || bad[len(bad)-1].Index < n-few {
+	if first <= 0 || len(bad) < few || bad[len(bad)-1].Index < n-few {
 		return nil
 	}
 	if 4*len(bad) < 3*(n-first) {

@@ -21,19 +21,22 @@ var mayImport = map[string][]string{
 	"codec/bzip2":           {},
 	"image":                 {"block", "codec", "golang.org/x/sync/"},
 	"device":                {"golang.org/x/sys/"},
-	"device/devicetest":     {"golang.org/x/sys/", "github.com/hanwen/go-fuse/"},
+	"device/devicetest":     {"block", "golang.org/x/sys/", "github.com/hanwen/go-fuse/"},
 	"device/devicetest/...": {"device/devicetest", "golang.org/x/sys/"},
 	"verify":                {"block", "github.com/zeebo/xxh3"},
 	"duplicate":             {"block", "verify"},
 	"dd":                    {"block", "codec"},
 	"station":               {"block", "duplicate", "verify", "image", "device", "overlay", "identity", "journal", "capture"},
-	"tui":                   {"station", "charm.land/", "github.com/charmbracelet/", "golang.org/x/term", "github.com/mattn/go-runewidth"},
+	"tui":                   {"station", "verify", "charm.land/", "github.com/charmbracelet/", "golang.org/x/term", "github.com/mattn/go-runewidth"},
+	"sample":                {},
+	"faulttest":             {},
+	"labtest":               {},
 	"cardlab":               {"golang.org/x/sys/"},
 	"cardlab/...":           {"cardlab"},
 }
 
 // testOnly are packages that only tests, the demo and the benchmarks import.
-var testOnly = []string{"device/devicetest", "cardlab"}
+var testOnly = []string{"device/devicetest", "cardlab", "sample"}
 
 type goPackage struct {
 	ImportPath, Dir string

@@ -338,6 +338,10 @@ func (im *Image) Used() int64 {
 	return im.size
 }
 
+// Packed tells whether the image has to be unpacked: it is not raw, and the store
+// has no copy of it.
+func (im *Image) Packed() bool { return im.isPacked() && im.copied == nil }
+
 // Stored tells whether the image comes from a copy in the store.
 func (im *Image) Stored() bool { return im.copied != nil }
 

@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"multidd/internal/block"
-	"multidd/internal/codec"
 	"multidd/internal/image"
 )
 
@@ -53,7 +52,7 @@ func (s *imageSource) State() ImageState {
 
 func (s *imageSource) Waits() (reading, decoding time.Duration) {
 	st := s.Stats()
-	if s.im.Format() == codec.Raw || s.im.Stored() {
+	if !s.im.Packed() {
 		return st.Waited, 0
 	}
 	return st.Source, max(0, st.Waited-st.Source)

@@ -1,4 +1,4 @@
-// Fakecard makes fake cards: block devices in memory that misbehave as told. It
+// Command fakecard makes fake cards: block devices in memory that misbehave as told. It
 // prints their paths, one a line, when they are ready, and takes them down when it
 // is interrupted or terminated, when its standard input, if that is a pipe, comes
 // to its end, or when the process that started it is gone. It takes Linux and root.

@@ -67,19 +67,26 @@ func (r *Record) Bytes() int64 {
 	return r.bytes
 }
 
-// find returns the offsets of the blocks with this digest, at most two.
-func (r *Record) find(d block.Digest) []int64 {
+// owners returns for each digest that a bad block gave the offset of the block that
+// it belongs to; several is set if there are more than one.
+func (r *Record) owners(bad []Bad) map[block.Digest]owner {
+	found := make(map[block.Digest]owner, len(bad))
+	for _, b := range bad {
+		found[b.Got] = owner{off: -1}
+	}
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	var at []int64
-	for i := range r.entries {
-		if r.entries[i].Sum == d {
-			if at = append(at, r.entries[i].Off); len(at) == 2 {
-				break
-			}
+	for _, e := range r.entries {
+		if o, ok := found[e.Sum]; ok {
+			found[e.Sum] = owner{e.Off, o.off >= 0}
 		}
 	}
-	return at
+	return found
+}
+
+type owner struct {
+	off     int64 // -1: none
+	several bool
 }
 
 // A Bad is a block that did not read back as it was written.
@@ -174,11 +181,15 @@ func Diagnose(r *Record, bad []Bad) error {
 		return nil
 	}
 	// A block that holds what belongs to just one other, later place: the
-	// address wrapped around there.
+	// address wrapped around in between, once or several times.
+	owners, wrap := r.owners(bad), int64(0)
 	for _, b := range bad {
-		if at := r.find(b.Got); len(at) == 1 && at[0] > b.Off {
-			return &CapacityError{Real: at[0] - b.Off, Wrap: true}
+		if o := owners[b.Got]; o.off > b.Off && !o.several && (wrap == 0 || o.off-b.Off < wrap) {
+			wrap = o.off - b.Off
 		}
+	}
+	if wrap > 0 {
+		return &CapacityError{Real: wrap, Wrap: true}
 	}
 	// Good up to one block and bad from there to the end: limbo. Equal blocks,
 	// such as those of zeros, may look right in limbo by chance.

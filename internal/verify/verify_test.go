@@ -165,11 +165,13 @@ func TestDiagnoseTellsCapacityFromDamage(t *testing.T) {
 		}
 	})
 	t.Run("wrap", func(t *testing.T) {
-		card := &liar{data: make([]byte, 128*size), wrap: true}
-		r := written(card, n)
-		var c *CapacityError
-		if err := Diagnose(r, readBack(t, r, card)); !errors.As(err, &c) || !c.Wrap || c.Real != 128*size {
-			t.Errorf("%v", err)
+		for _, real := range []int64{128 * size, 60 * size} { // once, and several times
+			card := &liar{data: make([]byte, real), wrap: true}
+			r := written(card, n)
+			var c *CapacityError
+			if err := Diagnose(r, readBack(t, r, card)); !errors.As(err, &c) || !c.Wrap || c.Real != real {
+				t.Errorf("%v, want %d", err, real)
+			}
 		}
 	})
 	t.Run("a few flips", func(t *testing.T) {

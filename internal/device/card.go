@@ -33,6 +33,7 @@ type Card struct {
 	sent    atomic.Int64 // bytes handed to the kernel for writing, in whole units
 	extent  atomic.Int64 // the offset just past the last byte written
 	unsaved atomic.Bool  // something was written since the last Sync
+	waited  atomic.Int64 // of patience, in nanoseconds
 
 	mu     sync.Mutex // guards bounce, and what is read to be written back
 	bounce []byte
@@ -370,7 +371,7 @@ func (c *Card) save(h *handle) error {
 		return flush
 	}
 	if len(failed) > 0 {
-		return newError(ReasonWriteEIO, unix.EIO, "flush %s: %d bytes at byte %d could not be written", c.disk.Path, failed[0].end-failed[0].off, failed[0].off)
+		return c.failure(opWrite, unix.EIO, failed[0].off, int(failed[0].end-failed[0].off))
 	}
 	c.unsaved.Store(false) // before, lest a write of another goroutine be forgotten
 	err := h.file.Sync()

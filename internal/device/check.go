@@ -6,6 +6,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -48,12 +49,30 @@ func (c *Card) failure(o op, err error, off int64, n int) error {
 	case isAny(err, unix.ENODEV, unix.ENXIO, unix.ENOMEDIUM):
 		reason = ReasonRemoved
 	}
-	if c.disk.Bus != BusFile {
-		if gone := c.still(); gone != nil {
-			return newError(gone.reason, err, "%s: %s", what, gone.text)
-		}
+	if gone := c.gone(); gone != nil {
+		return newError(gone.reason, err, "%s: %s", what, gone.text)
 	}
 	return newError(reason, err, "%s", what)
+}
+
+// patience is how long a Card waits in all, after errors, for the kernel to notice
+// that the card or its reader is gone: requests may fail before that.
+const patience = 2 * time.Second
+
+// gone returns why the disk is not the one that was opened any more, or nil. It is
+// for when a request has failed.
+func (c *Card) gone() *Error {
+	if c.disk.Bus == BusFile {
+		return nil
+	}
+	const step = 50 * time.Millisecond
+	for try := 0; ; try++ {
+		gone := c.still()
+		if gone != nil || try == 10 || c.disk.Bus != BusUSB && c.disk.Bus != BusMMC || time.Duration(c.waited.Add(int64(step))) > patience {
+			return gone
+		}
+		time.Sleep(step)
+	}
 }
 
 // Check returns an error if the card is not the one that was opened any more
@@ -92,10 +111,7 @@ func (c *Card) still() *Error {
 		return newError(ReasonRemoved, nil, "%s is gone: the card or its reader was pulled", d.Path)
 	}
 	h := c.handle.Load()
-	// Opening the disk makes the kernel look whether the medium was changed.
-	if f, err := os.OpenFile(d.Path, os.O_RDONLY|unix.O_NONBLOCK, 0); err == nil {
-		f.Close()
-	}
+	poke(d.Path)
 	size, err := ioctlUint64(h.file, unix.BLKGETSIZE64)
 	switch size := int64(size) / int64(d.Sector) * int64(d.Sector); {
 	case err != nil:

@@ -16,7 +16,6 @@ package device
 import (
 	"cmp"
 	"fmt"
-	"os"
 	"path/filepath"
 	"sort"
 	"strconv"
@@ -197,13 +196,20 @@ func (t *tree) describe(n *node) Disk {
 // for a directory.
 func (s System) node(name string) string { return s.dev(strings.ReplaceAll(name, "!", "/")) }
 
-// attr returns the text of a sysfs attribute, or "" if there is none.
+// attr returns the text of a sysfs attribute, or "" if there is none. Attributes
+// are at most a page long.
 func attr(dir, name string) string {
-	b, err := os.ReadFile(filepath.Join(dir, name))
+	fd, err := openQuick(dir + "/" + name)
 	if err != nil {
 		return ""
 	}
-	return strings.TrimSpace(string(b))
+	defer unix.Close(fd)
+	var b [4096]byte
+	n := 0
+	if err := retry(func() error { n, err = unix.Read(fd, b[:]); return err }); err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b[:n]))
 }
 
 func attrInt(dir, name string) int64 {

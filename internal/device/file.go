@@ -13,6 +13,9 @@ import (
 // openFile opens a plain file that stands for a card. One with something in it is
 // a card of that size; one that is new or empty grows.
 func (s System) openFile(d Disk, o Options) (*Card, error) {
+	if s.inDev(d.Path) {
+		return nil, newError(ReasonNoSuchDevice, nil, "there is no device %s, and no file is made where devices are; name another", d.Path)
+	}
 	c := &Card{sys: s, disk: d, options: o}
 	// O_NONBLOCK: should a pipe have taken the name, do not wait for its other end.
 	file, err := os.OpenFile(d.Path, os.O_RDWR|unix.O_NONBLOCK, 0)

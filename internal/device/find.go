@@ -45,7 +45,7 @@ func (s System) Find(name string) (Disk, error) {
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFBLK:
-		return s.findNumber(name, splitDev(uint64(st.Rdev)))
+		return s.findNumber(name, path, splitDev(uint64(st.Rdev)))
 	case unix.S_IFREG:
 		if s.inDev(path) {
 			return Disk{}, newError(ReasonNotACard, nil, "%s is a plain file where a device should be, left behind by some program; delete it", name)
@@ -113,8 +113,9 @@ func (s System) findMissing(name, path string) (Disk, error) {
 	return fileDisk(name, path), nil
 }
 
-// findNumber returns the whole disk with a device number.
-func (s System) findNumber(name string, dev devno) (Disk, error) {
+// findNumber returns the whole disk with a device number, of which path is a node.
+func (s System) findNumber(name, path string, dev devno) (Disk, error) {
+	poke(path)
 	t, err := s.load()
 	if err != nil {
 		return Disk{}, err
@@ -126,7 +127,7 @@ func (s System) findNumber(name string, dev devno) (Disk, error) {
 	if n.disk != n {
 		return Disk{}, partitionError(name, s.node(n.disk.name))
 	}
-	return s.lookAt(n.name)
+	return t.describe(n), nil
 }
 
 func partitionError(name, disk string) error {
@@ -153,7 +154,8 @@ func (s System) findSlot(name string) (Disk, bool, error) {
 			if _, err := os.Lstat(name); err == nil {
 				return Disk{}, false, newError(ReasonUnknown, nil, "%s is both a slot and a file; say ./%s for the file, %s for the card", name, name, d.Path)
 			}
-			d, err := s.lookAt(d.Name)
+			poke(d.Path)
+			d, err := s.disk(d.Name)
 			return d, true, err
 		case part && d.ByPath != "" && d.isAt(whole):
 			return Disk{}, false, partitionError(name, d.Path)
@@ -189,21 +191,23 @@ func (d Disk) isAt(name string) bool {
 	return d.ByPath != "" && plain == d.ByPath
 }
 
-// lookAt returns a disk by its kernel name, after the kernel was made to look at
-// the medium: without anybody who polls, sysfs goes on telling of the last one.
-func (s System) lookAt(name string) (Disk, error) {
-	// Whoever may not open it must take what sysfs says.
-	if f, err := os.OpenFile(s.node(name), os.O_RDONLY|unix.O_NONBLOCK, 0); err == nil {
+// poke makes the kernel look at the medium in a disk: without anybody who polls,
+// sysfs goes on telling of the last one. Whoever may not open the disk must take
+// what sysfs says.
+func poke(path string) {
+	if f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0); err == nil {
 		f.Close()
 	}
-	disks, err := s.List()
+}
+
+// disk returns a whole disk by its kernel name, by what sysfs says.
+func (s System) disk(name string) (Disk, error) {
+	t, err := s.load()
 	if err != nil {
 		return Disk{}, err
 	}
-	for _, d := range disks {
-		if d.Name == name {
-			return d, nil
-		}
+	if n := t.byName[name]; n != nil && n.disk == n {
+		return t.describe(n), nil
 	}
 	return Disk{}, newError(ReasonNoSuchDevice, nil, "%s has just gone away; put it in again", s.node(name))
 }

@@ -23,9 +23,9 @@ type fixture struct {
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	root := t.TempDir()
+	root := memoryDir(t)
 	f := &fixture{System{root + "/sys", root + "/proc", root + "/dev"}, t, nil, nil}
-	for _, dir := range []string{f.sys("class/block"), f.sys("devices/virtual/block"), f.proc("self"), f.dev("disk/by-path"), f.dev("shm")} {
+	for _, dir := range []string{f.sys("class/block"), f.sys("dev/block"), f.sys("devices/virtual/block"), f.proc("self"), f.dev("disk/by-path"), f.dev("shm")} {
 		f.check(os.MkdirAll(dir, 0o755))
 	}
 	f.mount("0:5", "/proc", "proc", "proc", "rw")
@@ -82,6 +82,7 @@ func (f *fixture) disk(path, dev string, size int64, pairs ...string) string {
 		f.check(os.Symlink("..", filepath.Join(dir, "device")))
 	}
 	f.check(os.Symlink("../../devices/"+path, f.sys("class/block", name)))
+	f.check(os.Symlink("../../devices/"+path, f.sys("dev/block", dev)))
 	return name
 }
 
@@ -98,6 +99,7 @@ func (f *fixture) part(name, dev string, off, size int64) string {
 	f.attrs(dir, "dev="+dev, "partition=1", fmt.Sprintf("start=%d", off/512), fmt.Sprintf("size=%d", size/512))
 	f.check(os.MkdirAll(filepath.Join(dir, "holders"), 0o755))
 	f.check(os.Symlink(filepath.Join(to, name), f.sys("class/block", name)))
+	f.check(os.Symlink(filepath.Join(to, name), f.sys("dev/block", dev)))
 	return name
 }
 
@@ -207,6 +209,14 @@ func (f *fixture) swapped(paths ...string) {
 		text += p + "\t\tpartition\t1048572\t\t0\t\t-2\n"
 	}
 	f.write(f.proc("swaps"), text)
+}
+
+// unplug takes a device out of the made-up sysfs.
+func (f *fixture) unplug(name string) {
+	f.t.Helper()
+	dev := attr(f.sys("class/block", name), "dev")
+	f.check(os.Remove(f.sys("class/block", name)))
+	f.check(os.Remove(f.sys("dev/block", dev)))
 }
 
 // node makes a device node, which leads nowhere but can be looked at. It needs root.

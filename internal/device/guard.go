@@ -1,7 +1,10 @@
 package device
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -67,6 +70,10 @@ func (s System) Judge(d Disk, p Policy) []Refusal {
 	if err != nil {
 		return []Refusal{refusal(ReasonUnknown, "%s is not touched: %v", d.Path, err)}
 	}
+	return t.judge(d, p)
+}
+
+func (t *tree) judge(d Disk, p Policy) []Refusal {
 	j := judgement{t: t, d: d, p: p}
 	if d.Bus == BusFile {
 		j.file()
@@ -77,6 +84,7 @@ func (s System) Judge(d Disk, p Policy) []Refusal {
 		return []Refusal{refusal(ReasonNoSuchDevice, "%s is not there any more; look at the list of devices again", d.Path)}
 	}
 	j.stack = t.above(n)
+	j.known()
 	j.inUse()
 	j.source()
 	j.held(n)
@@ -129,6 +137,23 @@ func (j *judgement) card(n *node) bool {
 }
 
 func isSCSI(bus string) bool { return bus == BusUSB || bus == BusSATA || bus == BusSCSI }
+
+// known refuses a disk that some device stands on of which nothing else is known.
+func (j *judgement) known() {
+	for _, n := range j.stack {
+		entries, err := os.ReadDir(filepath.Join(n.dir, "holders"))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			j.refuse(ReasonUnknown, "%s is not touched, since it cannot be told what stands on it: %v", j.d.Path, err)
+			return
+		}
+		for _, e := range entries {
+			if !slices.Contains(j.stack, j.t.byName[e.Name()]) {
+				j.refuse(ReasonBusy, "%s is part of %s; take that apart first (LVM, RAID or encryption)", j.d.Path, Clean(e.Name()))
+				return
+			}
+		}
+	}
+}
 
 // inUse refuses a disk on which, or on whose parts, a file system is mounted or
 // swap is turned on.

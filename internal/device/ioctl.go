@@ -47,30 +47,36 @@ func ioctlInt(file *os.File, request uint) (n int, err error) {
 	return n, err
 }
 
-// loopBacking asks a loop device for the file behind it: the device the file is
-// on, the device it is (if it is one), and its inode.
+// loopBacking asks a loop device of a certain number for the file behind it: the
+// device the file is on, the device it is (if it is one), and its inode.
 func loopBacking(node string, want devno) (dev, rdev devno, ino uint64, err error) {
-	file, err := os.OpenFile(node, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	fd, err := openQuick(node)
 	if err != nil {
 		return dev, rdev, 0, err
 	}
-	defer file.Close()
-	err = control(file, func(fd int) error {
-		var st unix.Stat_t
-		if err := unix.Fstat(fd, &st); err != nil {
-			return err
-		}
-		if st.Mode&unix.S_IFMT != unix.S_IFBLK || splitDev(uint64(st.Rdev)) != want {
-			return unix.ENOTBLK
-		}
-		info, err := unix.IoctlLoopGetStatus64(fd)
-		if err != nil {
-			return err
-		}
-		dev, rdev, ino = splitDev(info.Device), splitDev(info.Rdevice), info.Inode
-		return nil
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return dev, rdev, 0, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFBLK || splitDev(uint64(st.Rdev)) != want {
+		return dev, rdev, 0, unix.ENOTBLK
+	}
+	info, err := unix.IoctlLoopGetStatus64(fd)
+	if err != nil {
+		return dev, rdev, 0, err
+	}
+	return splitDev(info.Device), splitDev(info.Rdevice), info.Inode, nil
+}
+
+// openQuick opens a file for reading without all that package os does besides:
+// hundreds of attributes are read for each look at a rack.
+func openQuick(path string) (fd int, err error) {
+	err = retry(func() error {
+		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		return err
 	})
-	return dev, rdev, ino, err
+	return fd, err
 }
 
 // aligned tells whether p begins at a multiple of align.

@@ -112,14 +112,22 @@ func (s System) admit(d Disk, o Options, file *os.File, direct bool) (*Card, err
 	if err := lock(d, file, o); err != nil {
 		return nil, err
 	}
-	now, err := s.facts(d, file)
+	t, err := s.load()
+	if err != nil {
+		return nil, newError(ReasonUnknown, err, "%s is not touched: %v", d.Path, err)
+	}
+	n := t.byName[d.Name]
+	if n == nil {
+		return nil, newError(ReasonRemoved, nil, "%s has just gone away; put it in again", d.Path)
+	}
+	now, err := askAgain(t.describe(n), file)
 	if err != nil {
 		return nil, err
 	}
 	if diff := changed(d, now); diff != "" {
 		return nil, newError(ReasonTargetChanged, nil, "%s is not what it was when it was looked at (%s); look again at what is in it", d.Path, diff)
 	}
-	if err := refused(s.Judge(now, o.Policy)); err != nil {
+	if err := refused(t.judge(now, o.Policy)); err != nil {
 		return nil, err
 	}
 	c := &Card{sys: s, disk: now, options: o}
@@ -172,22 +180,9 @@ func lock(d Disk, file *os.File, o Options) error {
 	}
 }
 
-// facts describes the opened device by what it says of itself. Only what the
-// descriptor cannot tell comes from sysfs.
-func (s System) facts(d Disk, file *os.File) (Disk, error) {
-	disks, err := s.List()
-	if err != nil {
-		return Disk{}, err
-	}
-	var now Disk
-	for _, e := range disks {
-		if e.devno() == d.devno() {
-			now = e
-		}
-	}
-	if now.Name == "" {
-		return Disk{}, newError(ReasonRemoved, nil, "%s has just gone away; put it in again", d.Path)
-	}
+// askAgain returns d with all that the opened device itself can tell. Only what it
+// cannot comes from sysfs.
+func askAgain(d Disk, file *os.File) (Disk, error) {
 	size, err := ioctlUint64(file, unix.BLKGETSIZE64)
 	if err != nil {
 		return Disk{}, newError(ReasonUnknown, err, "ask %s for its size: %v", d.Path, err)
@@ -201,13 +196,13 @@ func (s System) facts(d Disk, file *os.File) (Disk, error) {
 		return Disk{}, newError(ReasonUnknown, err, "ask %s whether it is write-protected: %v", d.Path, err)
 	}
 	// What lies beyond the last whole sector cannot be reached.
-	now.Size = int64(size) / int64(sector) * int64(sector)
-	now.Sector = sector
-	now.ReadOnly = now.ReadOnly || ro != 0
+	d.Size = int64(size) / int64(sector) * int64(sector)
+	d.Sector = sector
+	d.ReadOnly = d.ReadOnly || ro != 0
 	if seq, err := ioctlUint64(file, unix.BLKGETDISKSEQ); err == nil {
-		now.DiskSeq = seq // Linux 5.15 and later; before that there is none
+		d.DiskSeq = seq // Linux 5.15 and later; before that there is none
 	}
-	return now, nil
+	return d, nil
 }
 
 // changed tells in what a disk differs from what it was, or returns "". A fact

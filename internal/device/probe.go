@@ -14,7 +14,8 @@ import (
 // Probe reads from each disk which partition table and file systems are on it, and
 // their labels, and returns the disks with that filled in. It only reads, past the
 // page cache, all disks at once. What cannot be read stays empty, as does a disk
-// that has not answered when ctx is over: a broken card may take minutes.
+// that has not answered when ctx is over: a broken card may take minutes. A medium
+// that was put in without the kernel noticing is noticed now, and described anew.
 func (s System) Probe(ctx context.Context, disks []Disk) []Disk {
 	type answer struct {
 		i int
@@ -24,7 +25,7 @@ func (s System) Probe(ctx context.Context, disks []Disk) []Disk {
 	for i, d := range disks {
 		d.Parts = append([]Part(nil), d.Parts...)
 		go func() { // ends when the disk has answered, or the kernel given up on it
-			probe(&d)
+			s.probe(&d)
 			answers <- answer{i, d}
 		}()
 	}
@@ -40,15 +41,21 @@ func (s System) Probe(ctx context.Context, disks []Disk) []Disk {
 	return probed
 }
 
-func probe(d *Disk) {
-	if d.Size <= 0 {
-		return
-	}
+func (s System) probe(d *Disk) {
 	r, err := openMedium(d.Path)
 	if err != nil {
 		return
 	}
 	defer r.file.Close()
+	if size, err := ioctlUint64(r.file, unix.BLKGETSIZE64); err == nil && (int64(size) != d.Size || int64(d.DiskSeq) != attrInt(s.sys("class/block", d.Name), "diskseq")) {
+		// The kernel has only now seen that there is another medium.
+		if now, err := s.disk(d.Name); err == nil {
+			*d = now
+		}
+	}
+	if d.Size <= 0 {
+		return
+	}
 	if d.FS, d.Label = identifyFS(r.window(0, d.Size)); d.FS == "" {
 		d.Table = tableOf(r.window(0, d.Size), d.Sector)
 	}

@@ -35,7 +35,7 @@ func TestProbeNamesWhatIsOnACard(t *testing.T) {
 			file := scratch(t, 128<<20)
 			made(t, k.command, file)
 			d := Disk{Path: file, Size: 128 << 20, Sector: 512}
-			probe(&d)
+			System{}.probe(&d)
 			if d.FS != k.fs || d.Label != k.label || d.Table != "" {
 				t.Errorf("got %q %q, table %q", d.FS, d.Label, d.Table)
 			}
@@ -75,7 +75,7 @@ func TestProbeReadsTablesAndPartitions(t *testing.T) {
 		d := Disk{Path: file, Size: 64 << 20, Sector: 512, Parts: []Part{
 			{Name: "p1", Off: 1 << 20, Size: 16 << 20}, {Name: "p2", Off: 17 << 20, Size: 46 << 20}, {Name: "beyond", Off: 1 << 30, Size: 1 << 20},
 		}}
-		probe(&d)
+		System{}.probe(&d)
 		if d.Table != k.table || d.FS != "" {
 			t.Errorf("table %q, file system %q; want %s", d.Table, d.FS, k.table)
 		}
@@ -91,7 +91,7 @@ func TestProbeReadsTablesAndPartitions(t *testing.T) {
 		t.Fatalf("%v %s", err, out)
 	}
 	d := find(t, l.path)
-	if probe(&d); d.Table != "gpt" {
+	if (System{}).probe(&d); d.Table != "gpt" {
 		t.Errorf("table %q on sectors of 4096", d.Table)
 	}
 }
@@ -105,7 +105,7 @@ func TestABootSectorIsNoTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := Disk{Path: file, Size: 512, Sector: 512}
-	if probe(&d); d.Table != "" {
+	if (System{}).probe(&d); d.Table != "" {
 		t.Errorf("table %q", d.Table)
 	}
 }
@@ -114,7 +114,7 @@ func TestProbeLeavesNoTraceInTheCache(t *testing.T) {
 	l := newLoop(t, 16<<20)
 	made(t, "mke2fs -q -L one FILE", l.path)
 	d := find(t, l.path)
-	if probe(&d); d.Label != "one" {
+	if (System{}).probe(&d); d.Label != "one" {
 		t.Fatalf("label %q", d.Label)
 	}
 	// What changes on the medium is seen at once.
@@ -126,7 +126,7 @@ func TestProbeLeavesNoTraceInTheCache(t *testing.T) {
 	if _, err := f.WriteAt([]byte("two"), 1024+0x78); err != nil {
 		t.Fatal(err)
 	}
-	if probe(&d); d.Label != "two" {
+	if (System{}).probe(&d); d.Label != "two" {
 		t.Errorf("label %q", d.Label)
 	}
 }
@@ -143,7 +143,7 @@ func TestLabelsAreCleaned(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := Disk{Path: file, Size: 16 << 20, Sector: 512}
-	if probe(&d); d.Label != "xy" {
+	if (System{}).probe(&d); d.Label != "xy" {
 		t.Errorf("label %q", d.Label)
 	}
 }
@@ -226,7 +226,7 @@ func TestSuperblocksAreKnownWithoutTheirTools(t *testing.T) {
 			t.Fatal(err)
 		}
 		d := Disk{Path: file, Size: int64(len(b)), Sector: 512}
-		if probe(&d); d.FS != k.fs || d.Label != k.label {
+		if (System{}).probe(&d); d.FS != k.fs || d.Label != k.label {
 			t.Errorf("%v: got %q %q, want %q %q", k.bytes, d.FS, d.Label, k.fs, k.label)
 		}
 	}

@@ -71,45 +71,58 @@ func (s System) load() (*tree, error) {
 	return t, nil
 }
 
+// loadNodes reads which devices there are, by the directory that has a link for
+// each device number.
 func (t *tree) loadNodes() error {
-	class := t.sys.sys("class", "block")
-	entries, err := os.ReadDir(class)
+	dir := t.sys.sys("dev/block")
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
+	byDir := make(map[string]*node, len(entries))
 	for _, e := range entries {
-		link, err := os.Readlink(filepath.Join(class, e.Name()))
-		if err != nil {
+		dev, ok := parseDev(e.Name())
+		link, err := os.Readlink(filepath.Join(dir, e.Name()))
+		if !ok || err != nil {
 			continue // gone
 		}
-		n := &node{name: e.Name(), dir: filepath.Join(class, link)}
-		var ok bool
-		if n.dev, ok = parseDev(attr(n.dir, "dev")); !ok {
-			continue
-		}
+		n := &node{name: filepath.Base(link), dir: filepath.Join(dir, link), dev: dev}
 		t.nodes = append(t.nodes, n)
-		t.byName[n.name], t.byDev[n.dev] = n, n
+		t.byName[n.name], t.byDev[n.dev], byDir[n.dir] = n, n, n
 	}
 	for _, n := range t.nodes {
-		n.disk = n
 		// A partition's directory is inside its disk's.
-		if d := t.byName[filepath.Base(filepath.Dir(n.dir))]; d != nil && d.dir == filepath.Dir(n.dir) {
-			n.disk = d
-			d.parts = append(d.parts, n)
+		if n.disk = byDir[filepath.Dir(n.dir)]; n.disk == nil {
+			n.disk = n
+		} else {
+			n.disk.parts = append(n.disk.parts, n)
 		}
 	}
 	return nil
 }
 
-// link finds what n is made of and what is made of it.
+// link finds what n is made of. The kernel tells so from both sides, here and in
+// the "holders" of what n is made of; see judgement.known.
 func (t *tree) link(n *node) (err error) {
-	if n.holders, err = t.named(filepath.Join(n.dir, "holders")); err != nil {
-		return err
+	if n.disk != n || n.single() {
+		return nil
 	}
-	if n.disk == n {
-		n.slaves, err = t.named(filepath.Join(n.dir, "slaves"))
+	n.slaves, err = t.named(filepath.Join(n.dir, "slaves"))
+	for _, m := range n.slaves {
+		m.holders = append(m.holders, n)
 	}
 	return err
+}
+
+// single tells whether n is surely made of no other devices: those are the many,
+// which it would take long to ask.
+func (n *node) single() bool {
+	for _, driver := range []string{"sd", "mmcblk", "nvme", "vd", "loop", "zram", "ram"} {
+		if rest, ok := strings.CutPrefix(n.name, driver); ok && rest != "" {
+			return true
+		}
+	}
+	return false
 }
 
 // named returns the devices that a directory has entries for.

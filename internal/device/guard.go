@@ -233,14 +233,18 @@ func (j *judgement) held(n *node) {
 	}
 }
 
-// removable refuses disks that are built in. Readers of SD cards that are built in
+// removable refuses disks that are built in, or are disks in a box. Readers of SD cards that are built in
 // too say that their medium cannot be removed, so cards are known by their bus.
 func (j *judgement) removable() {
 	d := j.d
 	what := "a built-in disk"
 	switch {
-	case d.Bus == BusUSB, d.Bus == BusLoop:
+	case d.Bus == BusLoop, d.Bus == BusUSB && d.Removable:
 		return
+	case d.Bus == BusUSB:
+		// Readers and sticks say that their medium can be removed; disks in a USB
+		// box, the ones with the backups, do not.
+		what = "a USB disk that says it is no removable medium"
 	case d.Bus == BusMMC && (d.kind == "SD" || d.kind == "SDcombo"):
 		return
 	case d.Bus == BusMMC:

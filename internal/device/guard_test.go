@@ -294,6 +294,7 @@ func TestOnlyCardsAreAllowed(t *testing.T) {
 			f.disk("pci0000:00/0000:00:01.0/x/block/xyz", "230:0", card, "removable=1")
 			f.attrs(f.sys("class/block/xyz/device"), "type=0")
 		}},
+		{"a disk in a USB box", "sdb", ReasonNotRemovable, "USB disk", Policy{}, usb("removable=0")},
 		{"eMMC", "mmcblk0", ReasonNotRemovable, "eMMC", Policy{}, func(f *fixture, bad bool) {
 			f.mmc(0, map[bool]string{true: "MMC", false: "SD"}[bad], "179:0", card)
 		}},

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"multidd/internal/block"
@@ -257,14 +258,20 @@ func (p *Plan) Check() {
 	}
 }
 
-// Close lets go of the targets.
+// Close lets go of the targets, all at once: the kernel takes its time over each.
 func (p *Plan) Close() {
+	var closing sync.WaitGroup
 	for i := range p.Targets {
-		if c := p.Targets[i].card; c != nil {
-			_ = c.Close() // what was written has its verdict
-			p.Targets[i].card = nil
+		t := &p.Targets[i]
+		if t.card == nil {
+			continue
 		}
+		closing.Go(func() {
+			_ = t.card.Close() // what was written has its verdict
+			t.card = nil
+		})
 	}
+	closing.Wait()
 }
 
 // Cards returns the opened targets as cards of a run.

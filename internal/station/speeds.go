@@ -55,7 +55,7 @@ func cardKey(d device.Disk) string {
 func (s *Speeds) Of(d device.Disk) (write, read float64, from string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if v, ok := s.cards[cardKey(d)]; ok && d.Bus != device.BusFile {
+	if v, ok := s.cards[cardKey(d)]; ok && d.Serial != "" && d.Bus != device.BusFile {
 		return v.Write, v.Read, "measured on " + v.Seen.Format(time.DateOnly)
 	}
 	if d.SpeedClass > 0 {
@@ -65,8 +65,8 @@ func (s *Speeds) Of(d device.Disk) (write, read float64, from string) {
 }
 
 func (s *Speeds) learn(d device.Disk, write, read float64) {
-	if d.Bus == device.BusFile || write <= 0 || read <= 0 {
-		return
+	if d.Serial == "" || d.Bus == device.BusFile || write <= 0 || read <= 0 {
+		return // it could not be told from another card
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

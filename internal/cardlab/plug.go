@@ -29,7 +29,7 @@ func (vm *VM) Plug(card int) error {
 	bus, port := vm.port(s.reader)
 	// With usb-bot, QEMU spoils the sense data of all LUNs but the first.
 	driver := "usb-bot"
-	if vm.cfg.Slots > 1 {
+	if vm.cfg.UAS || vm.cfg.Slots > 1 {
 		driver = "usb-uas"
 	}
 	err = vm.qmp.do("device_add", obj{"driver": driver, "id": reader, "serial": vm.slots[vm.mates(s)[0]].Serial,
@@ -60,7 +60,8 @@ func (vm *VM) Plug(card int) error {
 	return vm.qmp.do("qom-set", obj{"path": "/machine/peripheral/" + reader, "property": "attached", "value": true}, nil)
 }
 
-// Pull pulls out the reader of a card, with all its cards, without notice.
+// Pull pulls out the reader of a card, with all its cards, without notice. If one
+// of them is being written Config.UAS must not be set.
 func (vm *VM) Pull(card int) error {
 	vm.mu.Lock()
 	defer vm.mu.Unlock()
@@ -116,7 +117,8 @@ func (vm *VM) Insert(card int) error {
 	return err
 }
 
-// Eject takes a card out of its slot, without notice; its reader stays.
+// Eject takes a card out of its slot, without notice; its reader stays. For
+// a card that is being written Config.UAS must be set.
 func (vm *VM) Eject(card int) error {
 	vm.mu.Lock()
 	defer vm.mu.Unlock()

@@ -106,9 +106,10 @@ func (vm *VM) await(op string, limit time.Duration) error {
 	case <-vm.exited:
 		err = errors.New("QEMU ended while the guest booted")
 	case <-time.After(limit):
-		if err = errHung; op != "up" {
-			err = fmt.Errorf("the guest was not %s within %v", op, limit)
-		}
+		err = fmt.Errorf("the guest was not %s within %v", op, limit)
+	}
+	if op == "up" {
+		err = fmt.Errorf("%w: %w", errNotUp, err)
 	}
 	return vm.explain(err)
 }
@@ -144,8 +145,9 @@ func machineArgs(accel string) []string {
 
 // kernelArgs make the boot quick, and the guest act as a machine with udev does
 // where the kernel leaves that to user space (the polling of removable media).
+// Without no_timer_check the kernel panics now and then when the host is busy.
 func kernelArgs() []string {
-	return []string{"console=ttyS0", "quiet", "loglevel=6", "panic=-1", "mitigations=off",
+	return []string{"console=ttyS0", "quiet", "loglevel=6", "panic=-1", "mitigations=off", "no_timer_check",
 		"cryptomgr.notests", "random.trust_cpu=on", "block.events_dfl_poll_msecs=2000"}
 }
 

@@ -111,6 +111,7 @@ func (o *options) cardFlags(flags *flag.FlagSet) {
 		return err
 	})
 	flags.IntVar(&o.cfg.Slots, "slots", 1, "card `slots` (LUNs) in each reader")
+	flags.BoolVar(&o.cfg.UAS, "uas", false, "readers that speak UAS, for cards that are ejected while they are written")
 	flags.BoolVar(&o.cfg.Hub, "hub", false, "put the readers behind hubs of 8 ports")
 	o.perCard(flags, "slow", "limit the speed of writing: `CARDS=BPS`, as in 3=500K or 0-6,9=2M", "=", "bps=")
 	o.perCard(flags, "fail", "make a 512-byte sector fail to be written: `CARDS=SECTOR`", "=", "failw=")

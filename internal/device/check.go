@@ -45,7 +45,7 @@ func (c *Card) failure(o op, err error, off int64, n int) error {
 	case isAny(err, unix.EROFS, unix.EACCES, unix.EPERM):
 		return newError(ReasonReadOnly, err, "%s; %s", what, tabHint)
 	case isAny(err, unix.ENOSPC, unix.EFBIG, unix.EDQUOT):
-		return newError(ReasonTooSmall, err, "%s", what)
+		reason = ReasonTooSmall // unless it is gone: the kernel says then that it ends at byte 0
 	case isAny(err, unix.ENODEV, unix.ENXIO, unix.ENOMEDIUM):
 		reason = ReasonRemoved
 	}

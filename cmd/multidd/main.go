@@ -18,9 +18,7 @@ import (
 var version = "0.1-dev"
 
 func main() {
-	status := run(os.Args[1:], console{os.Stdin, os.Stdout, os.Stderr})
-	tell(status)
-	os.Exit(status)
+	leave(run(os.Args[1:], console{os.Stdin, os.Stdout, os.Stderr}))
 }
 
 // A console is what a command talks to. They are files, since whether they are

@@ -43,8 +43,7 @@ func onSignals(parent context.Context, show func()) (context.Context, func()) {
 				if s == syscall.SIGTERM {
 					status = station.ExitTerminated
 				}
-				tell(status)
-				os.Exit(status)
+				leave(status)
 			case s == os.Interrupt:
 				cancel(duplicate.ErrInterrupted)
 			default:

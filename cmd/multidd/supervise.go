@@ -101,13 +101,16 @@ func await(worker *exec.Cmd, signals <-chan os.Signal, told <-chan int, ended <-
 // isWorker tells whether this process is a worker.
 func isWorker() bool { return os.Getenv(workerEnv) != "" }
 
-// tell tells the supervisor, if there is one, how the process is about to end.
-func tell(status int) {
-	fd, err := strconv.Atoi(os.Getenv(workerEnv))
-	if err != nil {
-		return
+// leave ends the process with a status. The supervisor, if there is one, is told
+// before, and the output is closed: the process may not end for a long time, and who
+// reads what it printed is not to wait for that.
+func leave(status int) {
+	if fd, err := strconv.Atoi(os.Getenv(workerEnv)); err == nil {
+		f := os.NewFile(uintptr(fd), "supervisor")
+		fmt.Fprintln(f, status)
+		f.Close()
 	}
-	f := os.NewFile(uintptr(fd), "supervisor")
-	fmt.Fprintln(f, status)
-	f.Close()
+	os.Stdout.Close()
+	os.Stderr.Close()
+	os.Exit(status)
 }

@@ -375,8 +375,7 @@ func watch(ctx context.Context, c console, o *writeOptions, st *station.Station)
 		}
 		if errors.Is(err, tui.ErrAbandoned) {
 			say(c.err, "left at once; the cards that were being written are not usable as they are")
-			tell(station.ExitInterrupted)
-			os.Exit(station.ExitInterrupted)
+			leave(station.ExitInterrupted)
 		}
 		shown <- err
 	}()

@@ -186,7 +186,11 @@ func (l *lane) narrow(ctx context.Context, bad []verify.Bad) {
 // noteRewrite notes that bad blocks are rewritten.
 func (l *lane) noteRewrite(bad []verify.Bad) {
 	l.rewrote.Add(int32(len(bad)))
-	l.warn("Read back wrong in %d places, the first at byte %d, which were rewritten.", len(bad), bad[0].First)
+	if len(bad) == 1 {
+		l.warn("A place that read back wrong was rewritten, at byte %d.", bad[0].First)
+		return
+	}
+	l.warn("%d places that read back wrong were rewritten, the first at byte %d.", len(bad), bad[0].First)
 }
 
 // rewrite writes bad blocks once more and flushes.

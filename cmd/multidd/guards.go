@@ -17,7 +17,7 @@ type guardFlags struct {
 
 func (g *guardFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&g.maxSize, "max-size", "256G", "refuse a disk of more than this `SIZE`: nobody means the disk with the backups")
-	cmd.Flags().StringSliceVar(&g.allowFixed, "allow-fixed", nil, "allow one built-in disk, by its `SERIAL|PATH` in full; may be repeated; a disk that the system needs stays refused (default: none)")
+	cmd.Flags().StringSliceVar(&g.allowFixed, "allow-fixed", nil, "allow one disk that is no removable medium, by its `SERIAL|PATH` in full; may be repeated; a disk that the system needs stays refused (default: none)")
 }
 
 func (g *guardFlags) policy() (device.Policy, error) {

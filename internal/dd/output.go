@@ -104,14 +104,19 @@ func (j *Job) outFlags() (flags int) {
 	return flags
 }
 
-// openFile opens the output by its name.
+// openFile opens the output by its name. A device that has gone must not become a
+// file: nothing is made among the devices.
 func (o *output) openFile() (err error) {
 	j := o.job
 	flags := syscall.O_WRONLY | j.outFlags()
-	if !j.NoCreat && !amongDevices(o.name) {
+	devices := amongDevices(o.name)
+	if !j.NoCreat && !devices {
 		flags |= syscall.O_CREAT
 	}
-	if j.Excl {
+	switch {
+	case j.Excl && devices && syscall.Access(o.name, 0) == nil:
+		return syscall.EEXIST
+	case j.Excl && !devices:
 		flags |= syscall.O_EXCL
 	}
 	if j.Seek.Records == 0 && !j.NoTrunc {
@@ -121,8 +126,7 @@ func (o *output) openFile() (err error) {
 	return err
 }
 
-// amongDevices tells whether a file of this name would stand among the devices. A
-// device that has gone must not become a file.
+// amongDevices tells whether a file of this name would stand among the devices.
 func amongDevices(name string) bool {
 	path, err := filepath.Abs(name)
 	return err == nil && strings.HasPrefix(path, "/dev/") && !strings.HasPrefix(path, "/dev/shm/")

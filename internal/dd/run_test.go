@@ -393,10 +393,12 @@ func TestHashIsOfTheBytesOutput(t *testing.T) {
 
 func TestNothingAmongTheDevicesIsMade(t *testing.T) {
 	const name = "/dev/no-such-device"
-	status, said := run(t, t.TempDir(), "if=/dev/zero count=1 of="+name)
-	if _, err := os.Lstat(name); status != 1 || !errors.Is(err, os.ErrNotExist) || !strings.Contains(said, "failed to open '"+name+"': No such file or directory") {
-		_ = os.Remove(name)
-		t.Errorf("status %d, %v, %s", status, err, said)
+	for _, conv := range []string{"", " conv=excl", " conv=notrunc"} {
+		status, said := run(t, t.TempDir(), "if=/dev/zero count=1 of="+name+conv)
+		if _, err := os.Lstat(name); status != 1 || !errors.Is(err, os.ErrNotExist) || !strings.Contains(said, "failed to open '"+name+"': No such file or directory") {
+			_ = os.Remove(name)
+			t.Errorf("%s: status %d, %v, %s", conv, status, err, said)
+		}
 	}
 }
 

@@ -209,6 +209,8 @@ func conversions() (all []trial) {
 		if=noise of=out conv=fsync,fdatasync bs=1k
 		if=noise of=zeros conv=notrunc
 		if=noise of=zeros conv=excl
+		if=noise of=/dev/null conv=excl
+		if=noise of=/dev/full conv=excl seek=3 oflag=seek_bytes
 		if=noise of=out conv=excl
 		if=noise of=out conv=nocreat
 		if=noise of=zeros conv=nocreat

@@ -201,6 +201,12 @@ func copyCards(c console, job *dd.Job, cards, plain []string, yes bool) error {
 	}()
 	last := st.Do()
 	<-shown
+	if ctx.Err() != nil {
+		// The input may never answer again; what there is to say is said here.
+		run.PrintStats()
+		return ddVerdict(c, last, true)
+	}
+	plan.Finish(last)
 	failed := run.Finish() != 0
 	return ddVerdict(c, last, failed)
 }

@@ -24,7 +24,7 @@ func planJSON(c console, plan *station.Plan) error {
 		Image  any       `json:"image"`
 		Target []target  `json:"targets"`
 	}{tui.Schema, "plan", time.Now(), map[string]any{
-		"name": plan.Image.Name, "format": plan.Image.Format, "size": plan.Image.Size, "used": plan.Image.Used,
+		"name": plan.Image.Name, "format": plan.Image.Format, "size": known(plan.Image.Size), "used": known(plan.Image.Used),
 	}, []target{}}
 	for _, t := range plan.Targets {
 		j := target{jsonDevice: jsonTarget(t), FloorFrom: t.FloorFrom}
@@ -40,9 +40,17 @@ func planJSON(c console, plan *station.Plan) error {
 	return nil
 }
 
+// known returns a number of bytes, nil if it is not known.
+func known(n int64) *int64 {
+	if n < 0 {
+		return nil
+	}
+	return &n
+}
+
 // endJSON writes the last line of a run that did not begin.
 func endJSON(c console, e *exitError) error {
 	return json.NewEncoder(c.out).Encode(map[string]any{
-		"schema": tui.Schema, "event": "run-end", "time": time.Now(), "exit": e.status, "error": e.Error(), "lanes": []any{},
+		"schema": tui.Schema, "event": "run-end", "time": time.Now(), "elapsed_seconds": nil, "exit": e.status, "error": e.Error(), "lanes": []any{},
 	})
 }

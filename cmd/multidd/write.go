@@ -3,6 +3,8 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -134,6 +136,9 @@ func (o *writeOptions) check() error {
 	if o.stallLimit < time.Second {
 		return quit(station.ExitUsage, "--stall-limit=%v: it is a second or more", o.stallLimit)
 	}
+	if b, err := hex.DecodeString(o.sha256); err != nil || o.sha256 != "" && len(b) != sha256.Size {
+		return quit(station.ExitUsage, "--sha256=%s: it is 64 digits from 0 to f", o.sha256)
+	}
 	var err error
 	if o.decoderBytes, err = dd.ParseSize(o.decoderMemory); err != nil {
 		return quit(station.ExitUsage, "--decoder-memory: %v", err)
@@ -194,6 +199,7 @@ func tryWrite(c console, o *writeOptions, begun *bool) error {
 		show = func() { fmt.Fprintln(c.err, tui.Progress(st.Now())) }
 	}
 	last, err := watch(ctx, c, o, st)
+	plan.Finish(last)
 	if err := plan.Learn(last); err != nil {
 		say(c.err, "%v", err)
 	}
@@ -315,7 +321,7 @@ func refuse(c console, o *writeOptions, plan *station.Plan) error {
 			say(c.err, "%s is refused: %s [%s]", t.Name, r.Text, r.Reason)
 		}
 	}
-	return quit(refusedStatus(plan), "nothing was written: %d of %d targets refused", len(refused), len(plan.Targets))
+	return quit(refusedStatus(plan), "nothing was written: %d refused, of %d targets", len(refused), len(plan.Targets))
 }
 
 // confirm asks once per run, naming what will be lost.
@@ -329,11 +335,11 @@ func confirm(c console, o *writeOptions, plan *station.Plan) error {
 	if err := tui.Plan(c.err, plan.Image, plan.Targets, tui.OptionsFor(c.err)); err != nil {
 		return &exitError{station.ExitError, err}
 	}
-	question := fmt.Sprintf("Everything on these %d targets will be lost.", len(plan.Targets))
+	question, it := fmt.Sprintf("Everything on these %d targets will be lost.", len(plan.Targets)), "them"
 	if len(plan.Targets) == 1 {
-		question = fmt.Sprintf("Everything on %s will be lost.", plan.Targets[0].Device)
+		question, it = fmt.Sprintf("Everything on %s will be lost.", plan.Targets[0].Device), "it"
 	}
-	fmt.Fprintf(c.err, "\n%s Write to it? Type yes: ", question)
+	fmt.Fprintf(c.err, "\n%s Write to %s? Type yes: ", question, it)
 	answer, err := bufio.NewReader(c.in).ReadString('\n')
 	if err != nil || strings.ToLower(strings.TrimSpace(answer)) != "yes" {
 		return quit(station.ExitInterrupted, "nothing was written: the answer was not yes")

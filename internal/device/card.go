@@ -116,6 +116,15 @@ func (c *Card) Close() error {
 	return nil
 }
 
+// Rescan has the kernel read the partition table anew, so that nobody goes by what
+// was on the card before. Where something speaks against that, as with a card that
+// has no partitions for the kernel, nothing happens.
+func (c *Card) Rescan() {
+	if h := c.handle.Load(); h != nil && c.disk.Bus != BusFile && !c.closed.Load() {
+		_ = control(h.file, func(fd int) error { return unix.IoctlSetInt(fd, unix.BLKRRPART, 0) })
+	}
+}
+
 // WriteAt writes p at byte off. It writes nothing, and fails with ReasonTooSmall,
 // if the card ends before p does.
 func (c *Card) WriteAt(p []byte, off int64) (int, error) {

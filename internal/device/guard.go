@@ -261,7 +261,7 @@ func (j *judgement) removable() {
 	if d.Serial != "" {
 		by = "its serial number, " + d.Serial
 	}
-	j.refuse(ReasonNotRemovable, "%s (%s) is %s, not a card; if it is meant all the same, allow it by %s", d.Path, d.what(), what, by)
+	j.refuse(ReasonNotRemovable, "%s (%s) is %s, not a card; if it is meant all the same, allow it (--allow-fixed) by %s", d.Path, d.what(), what, by)
 }
 
 // same tells whether a path is that of the disk being judged.
@@ -316,7 +316,7 @@ func SameDevice(disks []Disk) []Refusal {
 	for i, d := range disks {
 		for _, e := range disks[:i] {
 			if d.is(e) {
-				refusals = append(refusals, refusal(ReasonSameDevice, "%s and %s are the same; name it once", e.Slot, d.Slot))
+				refusals = append(refusals, refusal(ReasonSameDevice, "%s was named before, as %s; name it once", d.Slot, e.Path))
 				break
 			}
 		}

@@ -3,7 +3,6 @@ package duplicate
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -186,7 +185,7 @@ func (r *Run) feed(ctx context.Context) {
 		}
 		if err != nil {
 			if ctx.Err() == nil {
-				r.fail(fmt.Errorf("read the image: %w", err))
+				r.fail(err)
 			}
 			return
 		}

@@ -174,7 +174,7 @@ func (p *Plan) judge(t *Target, earlier []device.Disk) {
 			t.Refusals = append(t.Refusals, Refusal{r.Reason, Clean(r.Text)})
 		}
 	}
-	if p.End >= 0 {
+	if p.End >= 0 && t.disk.Size != 0 {
 		if err := t.disk.Fits(p.End); err != nil {
 			t.Refusals = append(t.Refusals, refusalOf(err))
 		}
@@ -255,6 +255,25 @@ func (p *Plan) Check() {
 		if err := t.card.Check(); err != nil {
 			t.Refusals = append(t.Refusals, refusalOf(err))
 		}
+	}
+}
+
+// rescanFor is how long the kernel may take to read the tables of written cards.
+const rescanFor = 3 * time.Second
+
+// Finish has the kernel read the partition tables of the cards that were written.
+func (p *Plan) Finish(last Snapshot) {
+	var rescan sync.WaitGroup
+	for i, l := range last.Lanes {
+		if card := p.Targets[i].card; card != nil && (l.Phase == Good || l.Phase == Unverified) {
+			rescan.Go(card.Rescan)
+		}
+	}
+	done := make(chan struct{})
+	go func() { rescan.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(rescanFor):
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 // snapshot looks at everything once.
 func (s *Station) snapshot(begin time.Time) Snapshot {
 	now := time.Now()
-	snap := Snapshot{WriteOnly: s.writeOnly, Time: now, Elapsed: now.Sub(begin), Image: s.src.State(), Warnings: s.src.Warnings(), Memory: resident()}
+	snap := Snapshot{WriteOnly: s.writeOnly, Time: now, Elapsed: now.Sub(begin), Image: s.src.State(), Warnings: append(s.warnings[:len(s.warnings):len(s.warnings)], s.src.Warnings()...), Memory: resident()}
 	totals := s.run.Totals()
 	snap.Image.Read = totals.Read
 	if totals.Total >= 0 {

@@ -59,7 +59,7 @@ func (s *Speeds) Of(d device.Disk) (write, read float64, from string) {
 		return v.Write, v.Read, "measured on " + v.Seen.Format(time.DateOnly)
 	}
 	if d.SpeedClass > 0 {
-		return float64(d.SpeedClass) * 1e6, 0, fmt.Sprintf("its speed class (%d MB/s)", d.SpeedClass)
+		return float64(d.SpeedClass) * 1e6, 0, fmt.Sprintf("the speed class promises %d MB/s", d.SpeedClass)
 	}
 	return 0, 0, ""
 }

@@ -70,6 +70,7 @@ type Station struct {
 	cards []Card
 	// writeOnly is set if the cards are not read back.
 	writeOnly bool
+	warnings  []string
 	run       *duplicate.Run
 	every     time.Duration
 	cancel    context.CancelCauseFunc
@@ -98,6 +99,9 @@ func New(ctx context.Context, src Source, cards []Card, o Options) *Station {
 	}
 	s.ctx, s.cancel = context.WithCancelCause(ctx)
 	s.meter = newMeter()
+	if r, ok := src.(duplicate.Rereader); len(cards) > 1 && (!ok || !r.CanReread()) {
+		s.warnings = append(s.warnings, "There is no copy of the unpacked image to go on from, so all cards go at the pace of the slowest.")
+	}
 	return s
 }
 

@@ -110,7 +110,7 @@ func targetRows(b *bytes.Buffer, lk look, targets []station.Target, width int) {
 		b.WriteString(targetLine(lk, mark, rows[i], widths, how))
 		notes := t.Contents
 		if t.Floor >= 0 {
-			notes = append(notes[:len(notes):len(notes)], "at least "+shortClock(t.Floor)+", from "+t.FloorFrom)
+			notes = append(notes[:len(notes):len(notes)], "takes at least "+shortClock(t.Floor)+", going by its speed: "+t.FloorFrom)
 		}
 		for _, n := range notes {
 			b.WriteString(lk.paint(faint, lk.fit(blanks(markWidth+gap)+lk.text(n), min(width, markWidth+gap+ansi.StringWidth(lk.text(n))))) + "\n")

@@ -1,0 +1,50 @@
+// Package bzip2 unpacks bzip2 data on many cores, in a bounded amount of
+// memory, from any io.Reader.
+//
+// # The format
+//
+// A file is one stream after another. A stream is "BZh", a digit 1 to 9 (a
+// block holds at most that many times 100,000 bytes), blocks, and an end mark
+// with a checksum over the blocks' checksums; it is padded to a whole byte. A
+// block begins with 48 fixed bits, at any bit of a byte, and undoes these steps
+// of the packer, last first: runs of equal bytes are shortened (runs.go); the
+// block is sorted by what follows each byte, the Burrows-Wheeler transform
+// (unsort.go); the sorted column is written as moves to front and runs
+// (front.go, column.go); these symbols are Huffman coded (huffman.go). There is
+// no written standard: the format is what Julian Seward's bzip2 1.0.8 reads and
+// writes (https://sourceware.org/bzip2/), and this package accepts what that
+// program accepts, except that it is stricter about what follows a stream.
+//
+// # Many cores
+//
+// Nothing in the format says where a block begins, and its length is known only
+// once it is decoded. So a finder looks for the 48 bits at every bit of the
+// input. Each place that has them is a candidate and is decoded by the next
+// free worker. A candidate may be false: packed data may hold the same bits by
+// accident or by malice. Therefore the reader, which takes the candidates in
+// order, accepts a block only where the one before it ended, and drops the
+// others. A false candidate costs time, never correctness; what marks the end
+// of a stream is looked for only where a block ended.
+//
+// A block's checksum is verified before the first of its bytes is returned, so
+// bytes of a damaged block never are.
+//
+// # Bounded memory
+//
+// A block may expand from 900,000 bytes to 46 MB when its runs are. The workers
+// therefore hand over the bytes with the runs still short, and Read lengthens
+// them straight into the caller's buffer. The input is a window of chunks that
+// moves on when a block is accepted (input.go). All buffers are made once; see
+// Memory.
+//
+// # Speed
+//
+// Three quarters of a decoder's time is spent waiting: for a branch nobody
+// could predict or for memory. So
+//
+//   - one table look-up decodes a run and the move after it, and the loops that
+//     follow have no branch on whether a run goes on (huffman.go, column.go);
+//   - a move to front from afar moves 64 bytes, not up to 255 (front.go);
+//   - the sorted block is linked in four parts at once and then spelled along
+//     eight chains at once, so that cache misses overlap (unsort.go).
+package bzip2

@@ -1,0 +1,87 @@
+package bzip2
+
+import (
+	"bytes"
+	stdlib "compress/bzip2"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"testing"
+)
+
+// FuzzReader compares with compress/bzip2. What one accepts the other must
+// unpack to the same bytes, but that
+//   - the standard library refuses randomised blocks and zeros after the last
+//     stream, and
+//   - it accepts, and bzip2 itself refuses, blocks too big for their level and
+//     blocks that end inside a run.
+//
+// What both refuse must have the same bytes before the error, as far as this
+// package returns any: it returns none of a bad block.
+func FuzzReader(f *testing.F) {
+	text := pack([]byte("some text"), bytes.Repeat([]byte{'a'}, 300))
+	f.Add(text)
+	f.Add(text[:len(text)-3])
+	f.Add(newStream(1).end().b)
+	f.Add(append(pack(noise(1, 300)), text...))
+	f.Add(append(bytes.Clone(text), 0, 0))
+	random := sorted(words(1, 700))
+	random.random = true
+	s := newStream(2)
+	s.block(random)
+	f.Add(s.end().b)
+	f.Fuzz(func(t *testing.T, packed []byte) {
+		want, wantErr := io.ReadAll(stdlib.NewReader(bytes.NewReader(packed)))
+		got, err := unpack(t, bytes.NewReader(packed), 2)
+		var e *Error
+		if err != nil && !errors.As(err, &e) {
+			t.Fatalf("%v is not an Error", err)
+		}
+		switch {
+		case err == nil && wantErr == nil:
+			if !bytes.Equal(got, want) {
+				t.Fatalf("got %d bytes, the standard library %d others", len(got), len(want))
+			}
+		case err == nil:
+			zeros := len(packed) > 0 && packed[len(packed)-1] == 0
+			if !zeros && !strings.Contains(wantErr.Error(), "randomized") {
+				t.Fatalf("accepted, but the standard library says: %v", wantErr)
+			}
+		case wantErr == nil:
+			if !strings.Contains(e.Reason, "of level") && !strings.Contains(e.Reason, "inside a run") {
+				t.Fatalf("%v, but the standard library accepts it", err)
+			}
+		default:
+			if !bytes.HasPrefix(want, got) && !strings.Contains(wantErr.Error(), "randomized") {
+				t.Fatalf("%d bytes returned before %v, and they are not what the standard library returns", len(got), err)
+			}
+		}
+	})
+}
+
+// FuzzColumn packs a last column with codes and a first row of any kind, and
+// compares with the simplest decoder there is.
+func FuzzColumn(f *testing.F) {
+	f.Add([]byte("annb"), uint16(3), uint64(0))
+	f.Add(bytes.Repeat([]byte{1, 2, 3, 3, 3, 3, 9}, 300), uint16(77), uint64(5))
+	f.Add(noise(1, 12_000), uint16(5000), uint64(6))
+	f.Fuzz(func(t *testing.T, column []byte, orig uint16, seed uint64) {
+		if len(column) == 0 || len(column) > 100_000 {
+			return
+		}
+		p := spec{column: column, orig: int(orig) % len(column), random: seed%2 == 1}
+		if seed > 0 {
+			p.codes = rand.New(rand.NewPCG(seed, 0))
+		}
+		s := newStream(1)
+		s.block(p)
+		got, err := unpack(t, bytes.NewReader(s.end().b), 1)
+		if err == nil && !bytes.Equal(got, s.text) {
+			t.Fatalf("got %d bytes, want %d others", len(got), len(s.text))
+		}
+		if err != nil && !strings.Contains(err.Error(), "inside a run") {
+			t.Fatal(err)
+		}
+	})
+}

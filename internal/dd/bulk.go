@@ -1,8 +1,6 @@
 package dd
 
-import (
-	"context"
-)
+import "context"
 
 // piece is how many bytes are copied at a time in bulk: few enough to stay in the
 // processor's cache between reading and writing, many enough for system calls
@@ -72,10 +70,10 @@ func (r *Run) put(o *output, p []byte, total int64) error {
 	if err == nil {
 		return nil
 	}
-	ibs, obs := r.job.IBS, r.job.OBS
-	need := (o.counts.full.Load() + 1) * obs
-	whole := need <= total || r.job.Sync && need <= (total+ibs-1)/ibs*ibs
-	r.rep.in.set(min((need+ibs-1)/ibs*ibs, total))
+	ibs := r.job.IBS
+	need := roundUp(o.counts.full.Load()*r.job.OBS+1, r.job.OBS)
+	whole := need <= total || r.job.Sync && need <= roundUp(total, ibs)
+	r.rep.in.set(min(roundUp(need, ibs), total))
 	if o.asRead {
 		return o.fail(err, "error writing %s")
 	}

@@ -55,11 +55,10 @@ func (c *chunk) done() {
 	}
 }
 
-// newFan returns a fan to sinks, which belong to it from start until wait returns. size is how long a chunk may be, in bytes, and n how many there are at
-// a time.
+// newFan returns a fan to sinks, which belong to it from start until wait returns.
+// size is how long a chunk may be, in bytes, and n how many there are at a time.
 func newFan(sinks []sink, size int64, n int) *fan {
-	size = (size + block.Align - 1) / block.Align * block.Align
-	f := &fan{pool: block.NewPool(n, int(size))}
+	f := &fan{pool: block.NewPool(n, int(roundUp(size, block.Align)))}
 	for _, s := range sinks {
 		b := &branch{sink: s, queue: make(chan *chunk, n)}
 		if _, ok := s.(*sum); !ok {

@@ -54,7 +54,7 @@ func openInput(j *Job, rep *report) (*input, error) {
 	}
 	in.measure()
 	in.warn = j.AsRead && !j.FullBlock && (j.Skip.Records > 0 ||
-		j.Count.Records > 0 && j.Count.Records < math.MaxInt64 || j.DirectIn || j.DirectOut)
+		j.Count.Records > 0 && j.Count.Records < noLimit || j.DirectIn || j.DirectOut)
 	if err := in.unpack(); err != nil {
 		_ = in.close()
 		return nil, in.readFailure(err)

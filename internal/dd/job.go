@@ -11,6 +11,13 @@
 // packed. If all outputs have the same ending as the input, the bytes are copied
 // as they are. iflag=raw and oflag=raw copy the bytes as they are whatever the
 // names say.
+//
+// Where GNU dd 9.1 is not followed: a number may have any number of x and a B
+// behind one, as in later versions; an output that cannot seek is not read
+// instead; nothing is created among the devices; the statistics are printed even
+// if flushing fails too; the last progress before flushing is on the line of
+// progress; from file to file a record need not fit into the memory. A standard
+// stream that is closed is /dev/null to every Go program.
 package dd
 
 import (
@@ -39,8 +46,8 @@ type Amount struct {
 // Zero tells whether nothing is asked for.
 func (a Amount) Zero() bool { return a == Amount{} }
 
-// unlimited is the count of a job without count=.
-var unlimited = Amount{Records: math.MaxInt64}
+// noLimit is how many records are copied without count=.
+const noLimit = math.MaxInt64
 
 // length returns the amount in bytes; ok is false if that is more than an offset can be.
 func (a Amount) length(record int64) (n int64, ok bool) {
@@ -48,6 +55,19 @@ func (a Amount) length(record int64) (n int64, ok bool) {
 		return math.MaxInt64, false
 	}
 	return a.Records*record + a.Bytes, true
+}
+
+// roundUp returns the next multiple of unit from n on, or the largest number if
+// that is larger still.
+func roundUp(n, unit int64) int64 {
+	rest := n % unit
+	if rest == 0 {
+		return n
+	}
+	if n -= rest; n > math.MaxInt64-unit {
+		return math.MaxInt64
+	}
+	return n + unit
 }
 
 // A Verify says whether cards are read back.

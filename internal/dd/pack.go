@@ -139,7 +139,17 @@ func (p *packer) close() error {
 	if p.fan != nil {
 		return p.fan.wait()
 	}
-	return p.outs[0].close()
+	return closeAll(p.outs)
+}
+
+// closeAll closes sinks and returns the last error.
+func closeAll[S sink](sinks []S) (err error) {
+	for _, s := range sinks {
+		if failed := s.close(); failed != nil {
+			err = failed
+		}
+	}
+	return err
 }
 
 // A packedOutput is an output as a sink of packed bytes.

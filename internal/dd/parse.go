@@ -31,7 +31,7 @@ const tryHelp = "\nTry 'multidd --help' for more information."
 // say the same thing counts, and flags add up; each of= is one more output. The
 // error is dd's message.
 func Parse(args []string) (*Job, error) {
-	p := parser{job: Job{Stdin: true}, count: number{n: unlimited.Records}}
+	p := parser{job: Job{Stdin: true}, count: number{n: noLimit}}
 	if i := slices.Index(args, "--"); i >= 0 {
 		args = slices.Delete(slices.Clone(args), i, i+1)
 	}
@@ -176,15 +176,14 @@ func (p *parser) conv(word string) error {
 	return nil
 }
 
-// foreign are the flags of dd that are understood and not taken.
-var foreign = []string{"append", "directory", "dsync", "noatime", "nocache", "noctty", "nofollow", "nonblock", "sync",
-	"count_bytes", "skip_bytes", "seek_bytes"}
-
+// foreignFlag refuses a flag of dd that is understood and not taken.
 func foreignFlag(operand, word string) error {
-	if !slices.Contains(foreign, word) {
-		return errUnknown
+	switch word {
+	case "append", "directory", "dsync", "noatime", "nocache", "noctty", "nofollow", "nonblock", "sync",
+		"count_bytes", "skip_bytes", "seek_bytes":
+		return fmt.Errorf("%s=%s is not taken: multidd knows only what copying images and cards needs; use dd for that", operand, word)
 	}
-	return fmt.Errorf("%s=%s is not taken: multidd knows only what copying images and cards needs; use dd for that", operand, word)
+	return errUnknown
 }
 
 func (p *parser) iflag(word string) error {
@@ -274,7 +273,7 @@ func (p *parser) finish() (*Job, error) {
 	}
 	j.Skip = p.skip.amount(p.skipBytes, j.IBS)
 	j.Seek = p.seek.amount(p.seekBs, j.OBS)
-	if j.Count = unlimited; p.count.n != unlimited.Records {
+	if j.Count = (Amount{Records: noLimit}); p.count.n != noLimit {
 		j.Count = p.count.amount(p.countBytes, j.IBS)
 	}
 	if j.Excl && j.NoCreat {

@@ -221,6 +221,13 @@ func (r *Run) copyAll(ctx context.Context, sinks []sink) error {
 		}
 		n = buffers(size)
 	}
+	if b, err := buffer(size, "input"); err != nil { // a try, since only this can tell
+		r.rep.say("%v", err)
+		_ = closeAll(sinks)
+		return err
+	} else {
+		release(b)
+	}
 	f := newFan(sinks, size, n)
 	if ahead { // what was read and then not written does not count
 		f.branches[0].taken = r.rep.seen()

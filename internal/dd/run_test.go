@@ -369,6 +369,18 @@ func TestADamagedInputIsAFailure(t *testing.T) {
 	}
 }
 
+func TestARecordTooLongForTheMemoryIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	for _, bs := range []string{"1E", "9223372036854775806"} {
+		for _, args := range []string{"of=/dev/null", "of=/dev/null of=DIR/a.gz", "of=DIR/a.gz of=DIR/b.gz of=DIR/c", "of=DIR/a oflag=direct"} {
+			status, said := run(t, dir, "if=/proc/self/exe "+args+" bs="+bs)
+			if status != 1 || !strings.HasPrefix(said, "dd: memory exhausted by input buffer of size ") || strings.Count(said, "\n") != 1 {
+				t.Errorf("%s bs=%s: status %d, %s", args, bs, status, said)
+			}
+		}
+	}
+}
+
 func TestHashIsOfTheBytesOutput(t *testing.T) {
 	dir, data := t.TempDir(), image()
 	write(t, dir, "in", data)

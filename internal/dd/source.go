@@ -119,8 +119,8 @@ func (s *Source) Total() int64 {
 	}
 	limit, _ := j.Count.length(j.IBS)
 	n := min(limit, max(0, s.in.size-s.begin))
-	if rest := n % j.IBS; j.Sync && rest > 0 {
-		n += j.IBS - rest
+	if j.Sync {
+		n = roundUp(n, j.IBS)
 	}
 	return n
 }

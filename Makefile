@@ -34,7 +34,7 @@ lint:
 fuzz:
 	@set -e; for p in $$($(GO) list ./...); do \
 		for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
-			echo "fuzz $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p; \
+			echo "fuzz $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x $$p; \
 		done; done
 
 # The virtual card lab: a machine with real USB cards to plug and pull.
@@ -42,7 +42,7 @@ lab-setup:
 	$(GO) run ./internal/cardlab/cmd/cardlab setup
 
 lab: build lab-setup
-	$(GO) test -count 1 ./internal/cardlab/... ./internal/labtest/...
+	MULTIDD_LAB=all $(GO) test -timeout 30m -count 1 ./internal/cardlab/... ./internal/labtest/...
 
 # Man pages and shell completions, from the same source as --help.
 docs: build

@@ -31,7 +31,7 @@ type writeOptions struct {
 	stdin   bool // the image is read from standard input, so nobody can be asked there
 	targets []string
 
-	yes, dryRun, asJSON, plain, strict bool
+	yes, dryRun, asJSON, plain, strict, digest bool
 	verify, blocks, bmap, sha256       string
 	store, storeLimit, decoderMemory   string
 	rewrites                           int
@@ -111,6 +111,7 @@ docs/guards.md of multidd.`,
 	f.StringVar(&o.verify, "verify", "full", "read back everything or nothing, `full|none`; with none the exit status is 10 at best")
 	f.StringVar(&o.blocks, "blocks", "map", "write what a .bmap says is used or every byte, `map|all`; without a .bmap that is the same")
 	f.StringVar(&o.bmap, "bmap", "", "the map of the image, `FILE|none` (default: look beside the image)")
+	f.BoolVar(&o.digest, "digest", false, "work out the SHA-256 of a raw image, too, and report it (default: only of one that is packed or has a digest to be compared with)")
 	f.StringVar(&o.sha256, "sha256", "", "the SHA-256 that the image must have, packed or unpacked, in 64 `HEX` digits (default: look beside the image)")
 	f.StringVar(&o.store, "store", "", "where unpacked copies are kept, `DIR|off`; without one, the cards wait for the slowest (default: multidd/store in the user's cache directory)")
 	f.StringVar(&o.storeLimit, "store-limit", "", "most disk space for all unpacked copies, a `SIZE` (default: a third of what is free, at most 32G)")
@@ -212,7 +213,7 @@ func tryWrite(c console, o *writeOptions, begun *bool) error {
 // openImage opens the image with all that the flags say of it.
 func openImage(ctx context.Context, c console, o *writeOptions) (*image.Image, error) {
 	im, err := image.Open(ctx, o.image, image.Options{
-		Stdin: c.in, BMap: o.bmap, All: o.blocks == "all", SHA256: o.sha256, Digest: true, Store: openStore(o),
+		Stdin: c.in, BMap: o.bmap, All: o.blocks == "all", SHA256: o.sha256, Digest: o.digest, Store: openStore(o),
 		Unpack: codec.ReadOptions{Memory: o.decoderBytes, Ahead: decodeAhead},
 	})
 	var bad *image.Error

@@ -73,6 +73,9 @@ func (c *Card) StartWrite(p []byte, off int64) error {
 	if err != nil {
 		return err
 	}
+	if err := c.sameMedium(h); err != nil {
+		return err
+	}
 	c.count(h, len(p), off)
 	return c.queue.start(c, h, &request{op: opWrite, p: p, off: off})
 }

@@ -135,6 +135,9 @@ func (c *Card) WriteAt(p []byte, off int64) (int, error) {
 	if err != nil || len(p) == 0 {
 		return 0, err
 	}
+	if err := c.sameMedium(h); err != nil {
+		return 0, err
+	}
 	c.count(h, len(p), off)
 	n, err := c.write(h, p, off)
 	return n, c.wrote(err, len(p), n, off)

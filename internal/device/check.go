@@ -131,6 +131,20 @@ func (c *Card) still() *Error {
 	return nil
 }
 
+// sameMedium returns an error if the kernel knows that the medium has been changed.
+// It asks no more than that, so that every write can be preceded by it: a card that
+// waits for its turn may be exchanged meanwhile, and the kernel would go on writing
+// to the next one.
+func (c *Card) sameMedium(h *handle) error {
+	if c.disk.Bus == BusFile || c.disk.DiskSeq == 0 {
+		return nil
+	}
+	if seq, err := ioctlUint64(h.file, unix.BLKGETDISKSEQ); err == nil && seq != c.disk.DiskSeq {
+		return newError(ReasonTargetChanged, nil, "the card in %s was taken out and put in again, or changed for another", c.disk.Slot)
+	}
+	return nil
+}
+
 // traffic is what the kernel counts of a disk's requests, in sectors of 512 bytes
 // (Documentation/block/stat.rst).
 type traffic struct {

@@ -115,7 +115,7 @@ docs/guards.md of multidd.`,
 	f.StringVar(&o.sha256, "sha256", "", "the SHA-256 that the image must have, packed or unpacked, in 64 `HEX` digits (default: look beside the image)")
 	f.StringVar(&o.store, "store", "", "where unpacked copies are kept, `DIR|off`; without one, the cards wait for the slowest (default: multidd/store in the user's cache directory)")
 	f.StringVar(&o.storeLimit, "store-limit", "", "most disk space for all unpacked copies, a `SIZE` (default: a third of what is free, at most 32G)")
-	f.StringVar(&o.decoderMemory, "decoder-memory", "80M", "most memory that unpacking may need, a `SIZE`; an image that needs more is refused")
+	f.StringVar(&o.decoderMemory, "decoder-memory", "68M", "most memory that unpacking may need, a `SIZE`; an image that needs more is refused")
 	f.IntVar(&o.rewrites, "rewrites", 1, "how many `TIMES` bad ranges are rewritten before a card is given up")
 	f.DurationVar(&o.stallLimit, "stall-limit", 5*time.Minute, "longest `TIME` without an answer before a card is given up; less for a card that was quick before")
 	f.BoolVar(&o.strict, "strict", false, "refuse a card that can only be read back through the page cache")
@@ -230,7 +230,7 @@ func openImage(ctx context.Context, c console, o *writeOptions) (*image.Image, e
 
 // decodeAhead is the most that unpacking several blocks of an image at a time may
 // take, in bytes: what the bound of memory leaves.
-const decodeAhead = 32 << 20
+const decodeAhead = 48 << 20
 
 func openStore(o *writeOptions) *image.Store {
 	if o.store == "off" {

@@ -348,7 +348,7 @@ const (
 	// inFlight is how many blocks a lane may have under way.
 	inFlight = 2
 	// ours is what the program takes beside buffers and decoder.
-	ours = 28 << 20
+	ours = 34 << 20
 )
 
 // Sizes returns how many blocks the window of a run may have, and the pool for it,

@@ -32,11 +32,11 @@ type writeOptions struct {
 	targets []string
 
 	yes, dryRun, asJSON, plain, strict, digest bool
-	verify, blocks, bmap, sha256       string
-	store, storeLimit, decoderMemory   string
-	rewrites                           int
-	stallLimit                         time.Duration
-	guards                             guardFlags
+	verify, blocks, bmap, sha256               string
+	store, storeLimit, decoderMemory           string
+	rewrites                                   int
+	stallLimit                                 time.Duration
+	guards                                     guardFlags
 
 	// What check makes of the words above, in bytes.
 	decoderBytes, storeBytes int64

@@ -147,9 +147,7 @@ func (b *bench) slowCard(image, kind string, peers func([]string) []command) err
 				}
 				done = middle(took)
 			case strings.HasPrefix(c.name, "dd "):
-				c.name += " (each its own)"
-				done = floor
-				b.row(c.name, "as alone", "as alone", fmt.Sprintf("%.1f", median(figures[i], wall)), fmt.Sprintf("%.3f", median(figures[i], wall)*slow/float64(b.size)), fmt.Sprintf("%.0f", median(figures[i], rss)))
+				b.row(c.name+" (each its own)", "as alone", "as alone", fmt.Sprintf("%.1f", median(figures[i], wall)), fmt.Sprintf("%.3f", median(figures[i], wall)*slow/float64(b.size)), fmt.Sprintf("%.0f", median(figures[i], rss)))
 				continue
 			}
 			b.row(c.name, fmt.Sprintf("%.2f", done), fmt.Sprintf("%.3f", done/floor), fmt.Sprintf("%.1f", median(figures[i], wall)),
@@ -190,10 +188,7 @@ func (b *bench) withVerify() error {
 func (b *bench) packedImage() error {
 	floor := float64(b.size) / speed
 	err := b.withRack(14, all(speed), func(r *devicetest.Rack) error {
-		var tee []string
-		for _, c := range r.Paths() {
-			tee = append(tee, c)
-		}
+		tee := r.Paths()
 		return b.table(fmt.Sprintf("14 equal cards of 20 MB/s from a .bz2, write and flush, floor %.1f s", floor), floor, []command{
 			b.unverified(b.packed, r.Paths()),
 			{name: "lbzip2 | tee", line: fmt.Sprintf("lbzip2 -dc %s | tee %s >/dev/null && sync %s", b.packed, strings.Join(tee, " "), strings.Join(tee, " "))},

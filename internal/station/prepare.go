@@ -300,7 +300,10 @@ func (p *Plan) Cards() []Card {
 		d := t.card.Disk()
 		c := Card{
 			Slot: t.Slot, Device: t.Device, Model: t.Model, Serial: t.Serial,
-			Size: max(0, d.Size), Target: t.card, Bus: d.BusID, BusSpeed: d.BusSpeed,
+			Size: max(0, d.Size), Sector: d.Sector, Target: t.card, Bus: d.BusID, BusSpeed: d.BusSpeed,
+		}
+		if d.Bus == device.BusFile {
+			c.Sector = 0
 		}
 		if !t.card.Direct() {
 			c.Amber = append(c.Amber, "The card was read back through the page cache, which was dropped first, since direct I/O is not possible with it.")

@@ -46,6 +46,11 @@ func (s *Station) lane(i int, c Card, p duplicate.Progress, t duplicate.Totals) 
 		Retries: p.Retries, Rewrote: p.Rewrote, ETA: -1, Offset: -1,
 		Amber: append(slices.Clone(c.Amber), p.Amber...),
 	}
+	if s, ok := s.src.(interface{ TableSector() int }); ok {
+		if note := geometryNote(s.TableSector(), c.Sector); note != "" {
+			l.Amber = append(l.Amber, note)
+		}
+	}
 	if p.Verdict == nil {
 		l.Rate = s.meter.rate(i)
 		l.ETA = eta(l, p, t, s.meter.writeRate(p))

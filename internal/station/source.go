@@ -1,6 +1,7 @@
 package station
 
 import (
+	"sync/atomic"
 	"time"
 
 	"multidd/internal/block"
@@ -10,7 +11,8 @@ import (
 // An imageSource is an image as the source of a run.
 type imageSource struct {
 	*image.Reader
-	im *image.Image
+	im     *image.Image
+	sector atomic.Int32 // see TableSector
 }
 
 // NewSource returns an image as the source of a run. Its blocks are made in the

@@ -34,6 +34,7 @@ var ErrTerminated = fmt.Errorf("%w by SIGTERM", duplicate.ErrInterrupted)
 type Card struct {
 	Slot, Device, Model, Serial string
 	Size                        int64
+	Sector                      int // in bytes; 0: it has none, as a plain file
 	Target                      duplicate.Target
 	Plain                       bool   // written like a file: not read back, see duplicate.Lane
 	Bus                         string // which bus the card shares with others, such as a USB root hub; empty: none

@@ -66,6 +66,41 @@ func kill(p *program, pid int) {
 	}
 }
 
+// A run that is ended when only the flush of a card's first page is missing leaves that
+// card blank, not whole.
+func TestInterruptedAtTheSeal(t *testing.T) {
+	t.Parallel()
+	m := newMaster(t, 3*mib)
+	for _, interrupted := range []bool{true, false} {
+		c := newCard(t, 4*mib)
+		writes := 0 // of the first page; the second time it is sealed
+		reached, gate := make(chan struct{}), make(chan struct{})
+		c.Inject(devicetest.On(func(op devicetest.Op) error {
+			switch {
+			case op.Kind == devicetest.Write && op.Off == 0:
+				writes++
+			case op.Kind == devicetest.Sync && writes == 2:
+				writes++
+				close(reached)
+				<-gate
+			}
+			return nil
+		}))
+		r := job{image: m.path}.start(t, c)
+		<-reached
+		if !interrupted { // the control
+			close(gate)
+			r.end().want(station.ExitGood, "good")
+			continue
+		}
+		r.st.Interrupt()
+		r.untilPhase(0, station.Interrupted)
+		close(gate)
+		r.end().want(station.ExitInterrupted, "interrupted")
+		c.wantDead()
+	}
+}
+
 // A card that does not answer keeps neither Ctrl-C nor a second one from ending the
 // program.
 func TestCtrlCWhileACardHangs(t *testing.T) {

@@ -18,11 +18,12 @@ type bitReader struct {
 	pos  int    // the next byte of data to go into buf
 	buf  uint64
 	n    uint
-	stop int64 // read nothing from this byte of the input on
+	stop int64 // no chunk that begins here or later is read, in bytes
 	err  error // why there are no more bytes: io.EOF, errStale, errLong or what the source said
 }
 
-// seek goes to the bit off of the input. It reads less than limit bytes more.
+// seek goes to the bit off of the input, to read about limit bytes at most: the
+// chunk in which they end is read to its end.
 func (b *bitReader) seek(off, limit int64) {
 	b.release()
 	b.buf, b.n, b.err = 0, 0, nil

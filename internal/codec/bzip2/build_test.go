@@ -53,9 +53,10 @@ func (s *stream) end() *stream {
 type spec struct {
 	column []byte // the last column
 	orig   int
-	random bool // the text has flipped bits
-	codes  *rand.Rand
-	spare  int // selectors too many
+	random bool       // the text has flipped bits
+	codes  *rand.Rand // makes random codes
+	code   []int      // the lengths of the code, if given
+	spare  int        // selectors too many
 }
 
 // sorted returns the spec of the block that holds text, its runs short already.
@@ -115,7 +116,9 @@ func (s *stream) raw(symbols []int, used []byte, p spec) {
 	var codes [tables][]uint32
 	var lengths [tables][]int
 	for t := range tables {
-		lengths[t] = codeLengths(len(used)+2, p.codes)
+		if lengths[t] = p.code; p.code == nil {
+			lengths[t] = codeLengths(len(used)+2, p.codes)
+		}
 		codes[t] = canonical(lengths[t])
 		s.lengths(lengths[t])
 	}

@@ -7,7 +7,7 @@ const (
 	maxBlock  = 9 * levelSize
 
 	columnSize = 1 << 20 // more than maxBlock and what one group can add
-	cutEvery   = 1 << 15
+	cutEvery   = 1 << 14
 )
 
 // A column is the last column of a block's sorted rotations, as it grows.

@@ -12,8 +12,9 @@
 // (unsort.go); the sorted column is written as moves to front and runs
 // (front.go, column.go); these symbols are Huffman coded (huffman.go). There is
 // no written standard: the format is what Julian Seward's bzip2 1.0.8 reads and
-// writes (https://sourceware.org/bzip2/), and this package accepts what that
-// program accepts, except that it is stricter about what follows a stream.
+// writes (https://sourceware.org/bzip2/). This package accepts what that program
+// accepts and refuses what it refuses, but that it is strict about what follows
+// the last stream: only zeros to the end of the input, or nothing.
 //
 // # Many cores
 //
@@ -39,12 +40,13 @@
 //
 // # Speed
 //
-// Three quarters of a decoder's time is spent waiting: for a branch nobody
-// could predict or for memory. So
+// A decoder mostly waits: for branches nobody can predict and for memory. So
 //
-//   - one table look-up decodes a run and the move after it, and the loops that
-//     follow have no branch on whether a run goes on (huffman.go, column.go);
-//   - a move to front from afar moves 64 bytes, not up to 255 (front.go);
-//   - the sorted block is linked in four parts at once and then spelled along
-//     eight chains at once, so that cache misses overlap (unsort.go).
+//   - one look-up decodes a run and the move to front after it, and what
+//     follows has no branch on whether the run goes on (huffman.go, column.go);
+//   - a move from far behind shifts 64 bytes, not up to 255 (front.go);
+//   - the sorted block is linked in four parts at once and spelled along sixteen
+//     chains at once, so that their cache misses overlap (unsort.go);
+//   - long runs are never written but to the caller, and the checksum takes
+//     sixteen bytes at a time (runs.go, crc.go).
 package bzip2

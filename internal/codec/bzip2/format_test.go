@@ -163,7 +163,7 @@ func TestManyFalseCandidatesDoNotBlockTheReader(t *testing.T) {
 	if found := len(candidates(packed)); found < 30_000 {
 		t.Fatalf("%d candidates, so this test proves nothing", found)
 	}
-	packed = append(packed, make([]byte, 5*maxPacked)...) // the candidates are far behind here
+	packed = append(packed, make([]byte, 2*maxPacked)...) // the candidates are far behind here
 	mustUnpack(t, "false candidates", packed, bytes.Repeat(s.text, 3))
 }
 
@@ -234,27 +234,38 @@ func TestEveryCompleteCodeIsRead(t *testing.T) {
 	}
 }
 
-// A code of which only some words are given still reads these.
-func TestAnIncompleteCodeIsRead(t *testing.T) {
-	var tab table
-	tab.build([]uint8{3, 5, 5, 20, 12})
-	codes := canonical([]int{3, 5, 5, 20, 12})
-	for s, l := range []uint{3, 5, 5, 20, 12} {
-		if got, n := tab.search(uint64(codes[s])<<(64-l) | 1<<30); got != s || n != l {
-			t.Errorf("symbol %d: got %d of %d bits, want %d bits", s, got, n, l)
+// Codes that no good encoder makes mean what they mean to bzip2.
+func TestStrangeCodesAreReadAsBzip2ReadsThem(t *testing.T) {
+	for name, p := range map[string]spec{
+		"words too few":            {column: []byte("ba"), code: []int{3, 5, 20, 12}},
+		"one word of each length":  {column: []byte("ccbbaaddcc"), code: []int{19, 2, 18, 5, 10, 11}},
+		"words too many":           {column: []byte("a"), code: []int{1, 2, 1}},
+		"many words too many":      {column: []byte("a"), code: []int{1, 20, 1}},
+		"words too many, all used": {column: []byte("aaa"), code: []int{1, 1, 1}},
+	} {
+		s := newStream(1)
+		s.block(p)
+		packed := s.end().b
+		theirs, theirErr := askBzip2(t, packed)
+		got, err := unpack(t, bytes.NewReader(packed), 1)
+		if (err == nil) != (theirErr == nil) || err == nil && !bytes.Equal(got, theirs) {
+			t.Errorf("%s: got %q, %v; bzip2 says %q, %v", name, got, err, theirs, theirErr)
+		}
+		if name != "words too many, all used" && err != nil {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+func TestBitsThatAreNoCodeAreRefused(t *testing.T) {
+	var tab table
+	tab.build([]uint8{3, 5, 5, 20, 12})
 	if _, n := tab.search(^uint64(0)); n != 0 {
 		t.Error("bits that are no code were read as one")
 	}
-	tab.build([]uint8{1, 1, 1, 2, 2}) // too many words
-	if s, n := tab.search(1 << 63); s != 1 || n != 1 {
-		t.Errorf("got symbol %d of %d bits, want 1 of 1", s, n)
-	}
-	for i, e := range tab.lut {
-		if want := i >> (lutBits - 1); e.head().run() != want+1 {
-			t.Fatalf("entry %d begins with run symbol %d, want %d", i, e.head().run()-1, want)
-		}
+	b := &bitReader{data: bytes.Repeat([]byte{0xff}, 16)}
+	if _, _, ok := b.group(&tab, new([groupSize]entry)); ok {
+		t.Error("bits that are no code were read as a group")
 	}
 }
 

@@ -14,11 +14,11 @@ const (
 // codes of run symbols as there are, and the code of the move to front after
 // them if that is whole too.
 //
-//	bits 0 to 3    bits of input it takes
-//	bits 4 to 7    bits the first symbol alone takes
-//	bits 8 to 15   what its run symbols add to the run, if they are the first of it
+//	bits 0 to 5    bits of input it takes
+//	bits 6 to 9    bits the first symbol alone takes
+//	bits 10 to 15  symbols in it; slow if they cannot be read this way
 //	bits 16 to 23  how far back the byte is that moves to the front; 0 if there is no move
-//	bits 24 to 29  symbols in it; slow if they cannot be read this way
+//	bits 24 to 31  what its run symbols add to the run, if they are the first of it
 type entry uint32
 
 const (
@@ -26,11 +26,11 @@ const (
 	maxRuns = 7 // run symbols in an entry: their sum is at most 254
 )
 
-func (e entry) bits() uint   { return uint(e & 15) }
-func (e entry) first() uint  { return uint(e >> 4 & 15) }
-func (e entry) run() int     { return int(e >> 8 & 255) }
+func (e entry) bits() uint   { return uint(e & 63) }
+func (e entry) first() uint  { return uint(e >> 6 & 15) }
+func (e entry) run() int     { return int(e >> 24) }
 func (e entry) back() int    { return int(e >> 16 & 255) }
-func (e entry) symbols() int { return int(e >> 24) }
+func (e entry) symbols() int { return int(e >> 10 & 63) }
 
 // head returns e with only the first of its symbols.
 func (e entry) head() entry {
@@ -40,13 +40,14 @@ func (e entry) head() entry {
 	return runEntry(2-e.run()&1, e.first()) // only the first symbol of a run adds an odd number
 }
 
-// runEntry returns the entry of a run symbol that adds run, 1 or 2.
+// runEntry returns the entry of one run symbol that adds run, 1 or 2.
 func runEntry(run int, length uint) entry {
-	return 1<<24 | entry(run)<<8 | entry(length<<4|length)
+	return entry(run)<<24 | 1<<10 | entry(length<<6|length)
 }
 
+// moveEntry returns the entry of one symbol that moves a byte to the front.
 func moveEntry(back int, length uint) entry {
-	return 1<<24 | entry(back)<<16 | entry(length<<4|length)
+	return entry(back)<<16 | 1<<10 | entry(length<<6|length)
 }
 
 // A table decodes one canonical Huffman code.
@@ -77,7 +78,7 @@ func (t *table) build(lengths []uint8) {
 	}
 	t.eob = len(lengths) - 1
 	for i := range t.lut {
-		t.lut[i] = slow << 24
+		t.lut[i] = slow << 10
 	}
 	code := uint32(0)
 	for l := uint(1); l <= maxLength; l++ {
@@ -100,7 +101,7 @@ func (t *table) enter(code uint32, l uint, symbols []uint16) {
 			return // one word too many: bzip2 never finds it
 		}
 		row := t.lut[code*width : (code+1)*width]
-		e := entry(slow << 24)
+		e := entry(slow << 10)
 		switch {
 		case s < 2:
 			e = runEntry(int(s)+1, l)
@@ -126,7 +127,7 @@ func (t *table) combine() {
 			if more.symbols() == slow || e.bits()+more.bits() > lutBits {
 				break
 			}
-			e += 1<<24 | entry(more.bits()) | entry(more.run()<<runs)<<8 | entry(more.back())<<16
+			e += entry(more.run()<<runs)<<24 | entry(more.back())<<16 | 1<<10 | entry(more.bits())
 			if more.back() != 0 {
 				break
 			}
@@ -152,7 +153,7 @@ func (t *table) search(bits uint64) (symbol int, length uint) {
 // ok that the input makes sense.
 func (b *bitReader) group(t *table, dst *[groupSize]entry) (n int, done, ok bool) {
 	const lookups = 56 / lutBits
-	for left := groupSize; left > 0; n++ {
+	for left := groupSize; left > 0; {
 		b.fill()
 		i, word, used, e := 0, b.buf, uint(0), entry(0)
 		for ; i < lookups; i++ {
@@ -169,7 +170,6 @@ func (b *bitReader) group(t *table, dst *[groupSize]entry) (n int, done, ok bool
 		b.n -= used
 		switch {
 		case i == lookups || left == 0:
-			n--
 			continue
 		case e.symbols() < slow:
 			e = e.head()
@@ -189,8 +189,9 @@ func (b *bitReader) group(t *table, dst *[groupSize]entry) (n int, done, ok bool
 				e = moveEntry(symbol-1, 0)
 			}
 		}
-		dst[n] = e
 		left--
+		dst[n] = e
+		n++
 	}
 	return n, false, true
 }

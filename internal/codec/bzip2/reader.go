@@ -92,7 +92,7 @@ func count(workers int) int {
 // at most.
 func Memory(workers int) int64 {
 	const (
-		tables    = 160 << 10 // a decoder, but for its two big buffers
+		tables    = 192 << 10 // a decoder, but for its two big buffers
 		perWorker = 4*(maxBlock+1) + columnSize + tables + blocksPerWorker*maxBlock + chunksPerWorker*chunkSize
 		shared    = maxPacked + 3*chunkSize + maxBlock + writeSize + 64<<10
 	)

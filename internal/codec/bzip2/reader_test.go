@@ -536,29 +536,28 @@ func TestMemoryDoesNotGrowWithTheData(t *testing.T) {
 	s := newStream(9)
 	symbols, used := encodeColumn(column)
 	s.raw(symbols, used, spec{column: column})
-	packed := bytes.Repeat(s.end().b, 4)
-	for _, workers := range []int{1, 2} {
-		var m runtime.MemStats
-		runtime.GC()
-		runtime.ReadMemStats(&m)
-		before, peak := m.HeapInuse, uint64(0)
-		r := NewReader(bytes.NewReader(packed), workers)
-		p := make([]byte, 1<<20)
-		total, err := 0, error(nil)
-		for i := 0; err == nil; i++ {
-			var n int
-			n, err = r.Read(p)
-			if total += n; i%16 == 0 {
-				runtime.ReadMemStats(&m)
-				peak = max(peak, m.HeapInuse)
-			}
+	const workers, streams = 2, 5 // as many as there are buffers for blocks
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	before, peak := m.HeapInuse, uint64(0)
+	r := NewReader(bytes.NewReader(bytes.Repeat(s.end().b, streams)), workers)
+	defer r.Close()
+	p := make([]byte, 1<<20)
+	total, err := 0, error(nil)
+	for i := 0; err == nil; i++ {
+		var n int
+		n, err = r.Read(p)
+		if total += n; i%16 == 0 {
+			runtime.ReadMemStats(&m)
+			peak = max(peak, m.HeapInuse)
 		}
-		if r.Close(); err != io.EOF || total != 4*len(s.text) {
-			t.Errorf("%d bytes, want %d; %v", total, 4*len(s.text), err)
-		}
-		if used, most := int64(peak-before), Memory(workers)+2<<20; used > most {
-			t.Errorf("%d workers: %d bytes of heap were in use, more than %d", workers, used, most)
-		}
+	}
+	if err != io.EOF || total != streams*len(s.text) {
+		t.Errorf("%d bytes, want %d; %v", total, streams*len(s.text), err)
+	}
+	if used, most := int64(peak-before), Memory(workers)+2<<20; used > most {
+		t.Errorf("%d bytes of heap were in use, more than %d", used, most)
 	}
 }
 

@@ -2,12 +2,12 @@ package bzip2
 
 const (
 	// chains is how many chains of rows are followed at once.
-	chains = 8
+	chains = 16
 	// stripe is how many bytes of one chain lie side by side while it is followed.
 	stripe = 256
 	// spacing is the distance between the rows where strands begin. It is a
 	// prime, so that no regular block makes them all neighbours in the text.
-	spacing = 1021
+	spacing = 761
 	// mark flags a row where a strand begins.
 	mark = 1 << 31
 )
@@ -68,24 +68,29 @@ func (u *unsorter) link(c *column) {
 		r := row[0][b]
 		row[0][b] = r + 1
 		rows[r] = x | uint32(b)
+
 		b = p1[i]
 		r = row[1][b]
 		row[1][b] = r + 1
 		rows[r] = x + x1 | uint32(b)
+
 		b = p2[i]
 		r = row[2][b]
 		row[2][b] = r + 1
 		rows[r] = x + x2 | uint32(b)
+
 		b = p3[i]
 		r = row[3][b]
 		row[3][b] = r + 1
 		rows[r] = x + x3 | uint32(b)
 	}
-	for k := range parts {
-		for i := from[k] + n; i < from[k+1]; i++ {
-			b := c.bytes[i]
-			rows[row[k][b]] = uint32(i)<<8 | uint32(b)
-			row[k][b]++
+	for k := range parts { // the parts are not equal
+		row, i := &row[k], from[k]+n
+		for _, b := range c.bytes[i:from[k+1]] {
+			r := row[b]
+			row[b] = r + 1
+			rows[r] = uint32(i)<<8 | uint32(b)
+			i++
 		}
 	}
 }
@@ -191,22 +196,35 @@ func (u *unsorter) strandAt(row uint32) int {
 // at on. It stops after the last byte of a stripe, or when chains come upon a
 // mark: then their e are the marked entries and last the ones before. It returns
 // how many steps it made.
+//
+// It is spelled out because an array would be kept in memory, and there the
+// chains would wait for each other.
 func step(rows []uint32, p *[stripe * chains]byte, at int, e, last *[chains]uint32) int {
 	i := uint(at)
-	e0, e1, e2, e3, e4, e5, e6, e7 := e[0], e[1], e[2], e[3], e[4], e[5], e[6], e[7]
+	e0, e1, e2, e3 := e[0], e[1], e[2], e[3]
+	e4, e5, e6, e7 := e[4], e[5], e[6], e[7]
+	e8, e9, e10, e11 := e[8], e[9], e[10], e[11]
+	e12, e13, e14, e15 := e[12], e[13], e[14], e[15]
 	for i < stripe {
 		p[i], p[i+stripe], p[i+2*stripe], p[i+3*stripe] = byte(e0), byte(e1), byte(e2), byte(e3)
 		p[i+4*stripe], p[i+5*stripe], p[i+6*stripe], p[i+7*stripe] = byte(e4), byte(e5), byte(e6), byte(e7)
+		p[i+8*stripe], p[i+9*stripe], p[i+10*stripe], p[i+11*stripe] = byte(e8), byte(e9), byte(e10), byte(e11)
+		p[i+12*stripe], p[i+13*stripe], p[i+14*stripe], p[i+15*stripe] = byte(e12), byte(e13), byte(e14), byte(e15)
 		i++
 		f0, f1, f2, f3 := rows[e0>>8], rows[e1>>8], rows[e2>>8], rows[e3>>8]
 		f4, f5, f6, f7 := rows[e4>>8], rows[e5>>8], rows[e6>>8], rows[e7>>8]
-		if (f0|f1|f2|f3|f4|f5|f6|f7)&mark != 0 {
-			*last = [chains]uint32{e0, e1, e2, e3, e4, e5, e6, e7}
-			*e = [chains]uint32{f0, f1, f2, f3, f4, f5, f6, f7}
+		f8, f9, f10, f11 := rows[e8>>8], rows[e9>>8], rows[e10>>8], rows[e11>>8]
+		f12, f13, f14, f15 := rows[e12>>8], rows[e13>>8], rows[e14>>8], rows[e15>>8]
+		if (f0|f1|f2|f3|f4|f5|f6|f7|f8|f9|f10|f11|f12|f13|f14|f15)&mark != 0 {
+			*last = [chains]uint32{e0, e1, e2, e3, e4, e5, e6, e7, e8, e9, e10, e11, e12, e13, e14, e15}
+			*e = [chains]uint32{f0, f1, f2, f3, f4, f5, f6, f7, f8, f9, f10, f11, f12, f13, f14, f15}
 			return int(i) - at
 		}
-		e0, e1, e2, e3, e4, e5, e6, e7 = f0, f1, f2, f3, f4, f5, f6, f7
+		e0, e1, e2, e3 = f0, f1, f2, f3
+		e4, e5, e6, e7 = f4, f5, f6, f7
+		e8, e9, e10, e11 = f8, f9, f10, f11
+		e12, e13, e14, e15 = f12, f13, f14, f15
 	}
-	*e = [chains]uint32{e0, e1, e2, e3, e4, e5, e6, e7}
+	*e = [chains]uint32{e0, e1, e2, e3, e4, e5, e6, e7, e8, e9, e10, e11, e12, e13, e14, e15}
 	return int(i) - at
 }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"multidd/internal/device/devicetest"
@@ -153,6 +154,7 @@ func pull(argument string) (apply, error) {
 		m.Inject(devicetest.On(func(op devicetest.Op) error {
 			if op.Kind == devicetest.Write && op.End() > off {
 				pulled()
+				return syscall.ENODEV // it is the first that fails
 			}
 			return nil
 		}))

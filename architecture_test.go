@@ -21,7 +21,7 @@ var mayImport = map[string][]string{
 	"codec/bzip2":           {},
 	"image":                 {"block", "codec", "golang.org/x/sync/"},
 	"device":                {"golang.org/x/sys/"},
-	"device/devicetest":     {"block", "golang.org/x/sys/", "github.com/hanwen/go-fuse/"},
+	"device/devicetest":     {"block", "sample", "golang.org/x/sys/", "github.com/hanwen/go-fuse/"},
 	"device/devicetest/...": {"device/devicetest", "golang.org/x/sys/"},
 	"verify":                {"block", "github.com/zeebo/xxh3"},
 	"duplicate":             {"block", "verify"},

@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"multidd/internal/sample"
 )
 
 // A fixture is what the tests run in the guest.
@@ -62,7 +64,7 @@ func TestMain(m *testing.M) {
 func need(t *testing.T, always bool) fixture {
 	t.Helper()
 	if err := Available(); err != nil {
-		t.Skip(err)
+		sample.Lack(t, err)
 	}
 	if testing.Short() || !always && os.Getenv("MULTIDD_LAB") != "all" {
 		t.Skip("takes long: MULTIDD_LAB=all runs it")

@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"multidd/internal/codec"
+	"multidd/internal/sample"
 )
 
 // run runs a job in the test's process. DIR in args stands for dir.
@@ -170,14 +171,13 @@ func unpacked(t *testing.T, dir, name string) []byte {
 		t.Fatal(err)
 	}
 	for _, tool := range tools[f] {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Logf("%s is not installed", tool)
-			continue
-		}
-		out, err := exec.Command(tool, "-dc", filepath.Join(dir, name)).Output()
-		if err != nil || !bytes.Equal(out, own) {
-			t.Errorf("%s -dc %s: %v, %d bytes; we have %d", tool, name, err, len(out), len(own))
-		}
+		t.Run(tool, func(t *testing.T) {
+			sample.Need(t, tool)
+			out, err := exec.Command(tool, "-dc", filepath.Join(dir, name)).Output()
+			if err != nil || !bytes.Equal(out, own) {
+				t.Errorf("%s -dc %s: %v, %d bytes; we have %d", tool, name, err, len(out), len(own))
+			}
+		})
 	}
 	return own
 }
@@ -260,16 +260,12 @@ func TestPackedInputsAreUnpacked(t *testing.T) {
 	data := image()
 	for f, names := range tools {
 		for _, tool := range names {
-			path, err := exec.LookPath(tool)
-			if err != nil {
-				t.Logf("%s is not installed", tool)
-				continue
-			}
 			t.Run(tool, func(t *testing.T) {
+				sample.Need(t, tool)
 				dir := t.TempDir()
 				write(t, dir, "in", data)
 				name := "in." + string(f)
-				packed, err := exec.Command(path, "-c", filepath.Join(dir, "in")).Output()
+				packed, err := exec.Command(tool, "-c", filepath.Join(dir, "in")).Output()
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"multidd/internal/sample"
 )
 
 // alignedBuffer returns n bytes at an address fit for direct I/O.
@@ -366,9 +368,7 @@ func TestABackupTableIsFound(t *testing.T) {
 			t.Error("found on a blank card")
 		}
 		c.Close()
-		if _, err := exec.LookPath("sfdisk"); err != nil {
-			t.Skip("needs sfdisk")
-		}
+		sample.Need(t, "sfdisk")
 		cmd := exec.Command("sfdisk", "-q", l.path)
 		cmd.Stdin = strings.NewReader("label: gpt\nsize=1M\n")
 		if out, err := cmd.CombinedOutput(); err != nil {

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"multidd/internal/sample"
 )
 
 // A fixture is a made-up computer: trees as in /sys, /proc and /dev, for hardware
@@ -244,7 +246,7 @@ func (f *fixture) get(name string) Disk {
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("needs root")
+		sample.Lack(t, "needs root")
 	}
 }
 

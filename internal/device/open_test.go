@@ -305,9 +305,7 @@ func TestWithoutTheRightItIsNoReasonOfTheCards(t *testing.T) {
 	f := newFixture(t)
 	f.Dev = t.TempDir()
 	usbCard(f)
-	if os.Getuid() != 0 {
-		t.Skip("needs root, to leave it")
-	}
+	needRoot(t) // to leave it
 	f.node("sdb", "8:16")
 	if err := os.Chmod(f.Dev, 0o755); err != nil {
 		t.Fatal(err)

@@ -5,6 +5,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"multidd/internal/sample"
 )
 
 func TestProbeNamesWhatIsOnACard(t *testing.T) {
@@ -43,8 +45,7 @@ func TestProbeNamesWhatIsOnACard(t *testing.T) {
 	}
 }
 
-// made runs a shell command that makes a file system, or skips the test if the
-// program is not there.
+// made runs a shell command that makes a file system.
 func made(t *testing.T, command, file string) {
 	t.Helper()
 	words := strings.Fields(command)
@@ -52,9 +53,7 @@ func made(t *testing.T, command, file string) {
 		if i > 0 && words[i-1] != "|" && words[i-1] != "&&" {
 			continue
 		}
-		if _, err := exec.LookPath(w); err != nil {
-			t.Skip(err)
-		}
+		sample.Need(t, w)
 	}
 	run(t, "sh", "-c", strings.ReplaceAll(command, "FILE", file))
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"multidd/internal/device/devicetest"
+	"multidd/internal/sample"
 	"multidd/internal/station"
 )
 
@@ -28,7 +29,7 @@ func newSlot(t *testing.T) slot {
 	t.Helper()
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-		t.Skip(err)
+		sample.Lack(t, err)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -91,7 +92,7 @@ func (s slot) put(size int64) *card {
 	s.eventually("be free", func() error {
 		served, err := devicetest.Serve(m, s.path)
 		if errors.Is(err, devicetest.ErrUnsupported) {
-			s.t.Skip(err)
+			sample.Lack(s.t, err)
 		}
 		if err == nil {
 			s.t.Cleanup(func() { m.LetGo(); served.Close() })

@@ -11,6 +11,7 @@ import (
 
 	"multidd/internal/device"
 	"multidd/internal/device/devicetest"
+	"multidd/internal/sample"
 	"multidd/internal/station"
 )
 
@@ -180,7 +181,7 @@ func TestWithoutDirectIOThatIsSaidOrRefused(t *testing.T) {
 	t.Parallel()
 	m := newMaster(t, 3*mib)
 	if os.Geteuid() != 0 {
-		t.Skip("only root can mount")
+		sample.Lack(t, "only root can mount")
 	}
 	for _, c := range []struct {
 		fs     string

@@ -22,6 +22,7 @@ import (
 
 	"multidd/internal/block"
 	"multidd/internal/codec"
+	"multidd/internal/sample"
 )
 
 // holey returns a disk of which only some blocks of 4 KiB are used, and which.
@@ -260,9 +261,7 @@ func FuzzBMap(f *testing.F) {
 
 // bmaptool is the judge of what a map means.
 func TestTheMapsOfBmaptoolAreReadAsItMeansThem(t *testing.T) {
-	if _, err := exec.LookPath("bmaptool"); err != nil && os.Getenv("CI") == "" {
-		t.Skip("bmaptool is not installed")
-	}
+	sample.Need(t, "bmaptool")
 	data, used := holey(2<<20 + 1000)
 	dir := t.TempDir()
 	path := filepath.Join(dir, "x.img")

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"multidd/internal/codec"
+	"multidd/internal/sample"
 )
 
 func TestEveryFormatGivesTheDisk(t *testing.T) {
@@ -401,7 +402,7 @@ func TestAStreamThatGivesNothingDoesNotKeepCloseWaiting(t *testing.T) {
 
 func TestABlockDeviceIsARawImage(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root can make a block device")
+		sample.Lack(t, "only root can make a block device")
 	}
 	// What is in it looks packed, but a disk is a disk.
 	data := append(pack(t, codec.Gzip, disk(11, 1000)), disk(12, 1<<20)...)[:1<<20]

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"multidd/internal/cardlab"
+	"multidd/internal/sample"
 )
 
 const mib = 1 << 20
@@ -55,7 +56,7 @@ type rack struct {
 func need(t *testing.T, always bool) {
 	t.Helper()
 	if err := cardlab.Available(); err != nil {
-		t.Skip(err)
+		sample.Lack(t, err)
 	}
 	if testing.Short() || !always && os.Getenv("MULTIDD_LAB") != "all" {
 		t.Skip("takes long: MULTIDD_LAB=all runs it")

@@ -1,7 +1,8 @@
 // Package sample makes a card image like those that people write to cards: a
 // partition table, a root file system with a real tree, a scratch file system,
 // and free space. Only tests, the demo and the benchmarks import it. It uses
-// e2fsprogs and needs no root.
+// e2fsprogs and needs no root. It also says what becomes of a test where a program
+// that it needs is missing.
 package sample
 
 import (

@@ -20,6 +20,7 @@ import (
 	"github.com/creack/pty"
 	"golang.org/x/term"
 
+	"multidd/internal/sample"
 	"multidd/internal/station"
 )
 
@@ -305,12 +306,7 @@ type tmux struct {
 // inTmux starts a puppet on a terminal of tmux.
 func inTmux(t *testing.T, w, h int) (*tmux, *puppet) {
 	t.Helper()
-	if _, err := exec.LookPath("tmux"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("tmux is missing; install it")
-		}
-		t.Skip("tmux is missing")
-	}
+	sample.Need(t, "tmux")
 	p := newPuppet(t)
 	x := &tmux{t, filepath.Dir(p.path)}
 	conf := filepath.Join(x.dir, "conf")

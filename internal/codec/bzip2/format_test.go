@@ -11,14 +11,14 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"multidd/internal/sample"
 )
 
 // askBzip2 returns what the program bzip2 makes of packed.
 func askBzip2(t *testing.T, packed []byte) ([]byte, error) {
 	t.Helper()
-	if _, err := exec.LookPath("bzip2"); err != nil {
-		t.Skipf("bzip2 is needed for this comparison: %v", err)
-	}
+	sample.Need(t, "bzip2")
 	name := filepath.Join(t.TempDir(), "f.bz2")
 	if err := os.WriteFile(name, packed, 0o600); err != nil {
 		t.Fatal(err)

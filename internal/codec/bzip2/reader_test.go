@@ -13,6 +13,8 @@ import (
 	"testing"
 	"testing/iotest"
 	"time"
+
+	"multidd/internal/sample"
 )
 
 // unpack reads all of packed and checks on the way that nothing is left running.
@@ -67,9 +69,7 @@ func mustError(t *testing.T, name string, packed []byte, offset int64, reason st
 // packedBy returns what a program makes of p.
 func packedBy(t testing.TB, p []byte, name string, args ...string) []byte {
 	t.Helper()
-	if _, err := exec.LookPath(name); err != nil {
-		t.Skipf("%s is needed for this comparison: %v", name, err)
-	}
+	sample.Need(t, name)
 	c := exec.Command(name, append(args, "-c")...)
 	c.Stdin = bytes.NewReader(p)
 	out, err := c.Output()

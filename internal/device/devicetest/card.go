@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"testing"
+
+	"multidd/internal/sample"
 )
 
 // ErrUnsupported says that this system, or this user, cannot make a medium a
@@ -26,7 +28,7 @@ func AttachAt(t testing.TB, m *Medium, path string) string {
 	t.Helper()
 	card, err := Serve(m, path)
 	if errors.Is(err, ErrUnsupported) {
-		t.Skip(err)
+		sample.Lack(t, err)
 	}
 	if err != nil {
 		t.Fatal(err)

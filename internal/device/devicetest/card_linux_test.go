@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"multidd/internal/block"
+	"multidd/internal/sample"
 )
 
 // A rawDevice reads and writes a block device past the page cache. It takes
@@ -67,7 +68,7 @@ func serve(t *testing.T, m *Medium) *Card {
 	t.Helper()
 	c, err := Serve(m, "")
 	if errors.Is(err, ErrUnsupported) {
-		t.Skip(err)
+		sample.Lack(t, err)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -338,7 +339,7 @@ func TestAProcessKilledWhileItsOwnCardHangsLeavesNothing(t *testing.T) {
 		hangUntilKilled(t)
 	}
 	if os.Geteuid() != 0 {
-		t.Skip(ErrUnsupported)
+		sample.Lack(t, ErrUnsupported)
 	}
 	for range 5 {
 		cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
@@ -408,7 +409,7 @@ func TestAMediumCanBeAPlainFile(t *testing.T) {
 	m := NewMedium(1<<20, Flip(5000))
 	path, remove, err := ServeFile(m, t.TempDir())
 	if errors.Is(err, ErrUnsupported) {
-		t.Skip(err)
+		sample.Lack(t, err)
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"multidd/internal/sample"
 )
 
 // rulesFor returns the limits in force for a device, by file.
@@ -42,7 +44,7 @@ func rulesFor(t *testing.T, path string) map[string]string {
 
 func TestARackHoldsItsCardsUntilItIsClosed(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip(ErrUnsupported)
+		sample.Lack(t, ErrUnsupported)
 	}
 	const n, size = 3, 2 * mib
 	for _, c := range []struct {
@@ -99,7 +101,7 @@ func openDeviceToRead(t *testing.T, path string) Target {
 
 func TestTheSpeedOfARackIsSetAndLifted(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip(ErrUnsupported)
+		sample.Lack(t, ErrUnsupported)
 	}
 	r, err := NewRack(t.TempDir(), 2, mib)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"multidd/internal/device/devicetest"
+	"multidd/internal/sample"
 )
 
 // TestEveryFaultIsUnderstood gives each fault to a medium and looks whether it does
@@ -109,7 +110,7 @@ func TestCardsAreServedUntilNobodyWantsThem(t *testing.T) {
 	}
 	if len(paths) < 2 {
 		if err := <-done; errors.Is(err, devicetest.ErrUnsupported) {
-			t.Skip(err)
+			sample.Lack(t, err)
 		} else {
 			t.Fatal(err)
 		}

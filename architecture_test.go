@@ -25,6 +25,8 @@ var mayImport = map[string][]string{
 	"device/devicetest/...": {"device/devicetest", "golang.org/x/sys/"},
 	"verify":                {"block", "github.com/zeebo/xxh3"},
 	"duplicate":             {"block", "verify"},
+	"overlay":               {"block"},
+	"resize":                {"block", "volume", "overlay"},
 	"dd":                    {"block", "codec"},
 	"station":               {"block", "duplicate", "verify", "image", "device", "overlay", "identity", "journal", "capture"},
 	"tui":                   {"station", "verify", "charm.land/", "github.com/charmbracelet/", "golang.org/x/term", "github.com/mattn/go-runewidth"},

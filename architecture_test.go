@@ -24,6 +24,7 @@ var mayImport = map[string][]string{
 	"device/devicetest":     {"block", "sample", "golang.org/x/sys/", "github.com/hanwen/go-fuse/"},
 	"device/devicetest/...": {"device/devicetest", "golang.org/x/sys/"},
 	"verify":                {"block", "github.com/zeebo/xxh3"},
+	"volume/volumetest":     {"block"},
 	"duplicate":             {"block", "verify"},
 	"overlay":               {"block"},
 	"resize":                {"block", "volume", "overlay"},
@@ -38,7 +39,7 @@ var mayImport = map[string][]string{
 }
 
 // testOnly are packages that only tests, the demo and the benchmarks import.
-var testOnly = []string{"device/devicetest", "cardlab", "sample"}
+var testOnly = []string{"device/devicetest", "volume/volumetest", "cardlab", "sample"}
 
 type goPackage struct {
 	ImportPath, Dir string

@@ -24,6 +24,7 @@ var mayImport = map[string][]string{
 	"device/devicetest":     {"block", "sample", "golang.org/x/sys/", "github.com/hanwen/go-fuse/"},
 	"device/devicetest/...": {"device/devicetest", "golang.org/x/sys/"},
 	"verify":                {"block", "github.com/zeebo/xxh3"},
+	"volume":                {"block"},
 	"volume/volumetest":     {"block"},
 	"duplicate":             {"block", "verify"},
 	"overlay":               {"block"},

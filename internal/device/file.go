@@ -73,7 +73,7 @@ func newHandle(d Disk, file *os.File, o Options) (*handle, error) {
 		return nil, err
 	}
 	h := &handle{file: file, id: fileID{splitDev(uint64(st.Dev)), st.Ino}, size: st.Size, align: 1, unit: 1}
-	if direct, align := openDirect(file, o); direct != nil {
+	if direct, align := openDirect(file, os.O_RDWR, o); direct != nil {
 		h.direct, h.align = direct, align
 		return h, nil
 	}
@@ -84,9 +84,10 @@ func newHandle(d Disk, file *os.File, o Options) (*handle, error) {
 	return h, nil
 }
 
-// openDirect opens a file once more, past the page cache, and returns what
-// requests must be aligned to. It returns nil if the file system does not do that.
-func openDirect(file *os.File, o Options) (direct *os.File, align int64) {
+// openDirect opens a file once more, past the page cache, for reading or for both
+// as how says, and returns what requests must be aligned to. It returns nil if the
+// file system does not do that.
+func openDirect(file *os.File, how int, o Options) (direct *os.File, align int64) {
 	if o.buffered {
 		return nil, 1
 	}
@@ -100,7 +101,7 @@ func openDirect(file *os.File, o Options) (direct *os.File, align int64) {
 			align = int64(max(st.Dio_offset_align, st.Dio_mem_align))
 		}
 		var err error
-		direct, err = os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_RDWR|unix.O_DIRECT, 0)
+		direct, err = os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), how|unix.O_DIRECT, 0)
 		return err
 	})
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -22,42 +23,93 @@ import (
 // A partition, a path below /dev that does not exist, and whatever can be no card
 // are errors with a Reason. Nothing is created.
 func (s System) Find(name string) (Disk, error) {
+	f := s.FindAll([]string{name})[0]
+	return f.Disk, f.Err
+}
+
+// A Found is the target that a name means, or why there is none.
+type Found struct {
+	Disk Disk
+	Err  error
+}
+
+// FindAll is Find for each of some names. It takes hardly longer than for one,
+// since all are looked at together.
+func (s System) FindAll(names []string) []Found {
+	found := make([]Found, len(names))
+	leads := make([]lead, len(names))
+	slots := sync.OnceValues(s.List) // before the media are looked at; all the names that mean slots share it
+	var poking sync.WaitGroup
+	for i, name := range names {
+		leads[i], found[i].Err = s.follow(name, slots)
+		if found[i].Err == nil && leads[i].node != "" {
+			poking.Go(func() { poke(leads[i].node) })
+		}
+	}
+	poking.Wait()
+	look := sync.OnceValues(s.load) // after that
+	for i, l := range leads {
+		switch {
+		case found[i].Err != nil:
+		case l.node == "":
+			found[i].Disk = l.file
+		default:
+			t, err := look()
+			if err == nil {
+				found[i].Disk, err = t.wholeDisk(names[i], l.dev)
+			}
+			found[i].Err = err
+		}
+	}
+	return found
+}
+
+// A lead is where a name leads: to a device, which is yet to be looked at, or to a
+// plain file.
+type lead struct {
+	node string // the path of a node of the device; "": it is a file
+	dev  devno
+	file Disk
+}
+
+// follow finds where a name leads.
+func (s System) follow(name string, slots func() ([]Disk, error)) (lead, error) {
 	if name == "" {
-		return Disk{}, newError(ReasonNoSuchDevice, nil, "a target has an empty name; name a device, a slot or a file")
+		return lead{}, newError(ReasonNoSuchDevice, nil, "a target has an empty name; name a device, a slot or a file")
 	}
 	if !strings.Contains(name, "/") {
-		d, ok, err := s.findSlot(name)
+		l, ok, err := s.followSlot(name, slots)
 		if ok || err != nil {
-			return d, err
+			return l, err
 		}
 	}
 	path, err := filepath.Abs(name)
 	if err != nil {
-		return Disk{}, err
+		return lead{}, err
 	}
 	var st unix.Stat_t
 	err = retry(func() error { return unix.Stat(path, &st) })
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return s.findMissing(name, path)
+		return s.followMissing(name, path, slots)
 	case err != nil:
-		return Disk{}, newError("", err, "look at %s: %v", name, err)
+		return lead{}, newError("", err, "look at %s: %v", name, err)
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFBLK:
-		return s.findNumber(name, path, splitDev(uint64(st.Rdev)))
+		return lead{node: path, dev: splitDev(uint64(st.Rdev))}, nil
 	case unix.S_IFREG:
 		if s.inDev(path) {
-			return Disk{}, newError(ReasonNotACard, nil, "%s is a plain file where a device should be, left behind by some program; delete it", name)
+			return lead{}, newError(ReasonNotACard, nil, "%s is a plain file where a device should be, left behind by some program; delete it", name)
 		}
 		d := fileDisk(name, path)
 		d.Size, d.file = st.Size, fileID{splitDev(uint64(st.Dev)), st.Ino}
 		if d.Size == 0 {
 			d.Size = -1
 		}
-		return d, nil
+		return lead{file: d}, nil
 	}
-	return Disk{}, newError(ReasonNotACard, nil, "%s is %s; name a card or a plain file", name, kindOf(st.Mode))
+	return lead{}, newError(ReasonNotACard, nil, "%s is %s; name a card or a plain file", name, kindOf(st.Mode))
 }
 
 func fileDisk(name, path string) Disk {
@@ -93,45 +145,40 @@ func (s System) inDev(path string) bool {
 	return false
 }
 
-// findMissing is for paths that lead nowhere.
-func (s System) findMissing(name, path string) (Disk, error) {
+// followMissing is for paths at which there is nothing.
+func (s System) followMissing(name, path string, slots func() ([]Disk, error)) (lead, error) {
 	byPath := s.dev("disk/by-path")
 	if filepath.Dir(path) == byPath {
-		if d, ok, err := s.findSlot(filepath.Base(path)); ok || err != nil {
-			return d, err
+		if l, ok, err := s.followSlot(filepath.Base(path), slots); ok || err != nil {
+			return l, err
 		}
 	}
 	if _, err := os.Lstat(path); err == nil {
-		return Disk{}, newError(ReasonNoSuchDevice, nil, "%s is a link to nothing; put the card in, or name another", name)
+		return lead{}, newError(ReasonNoSuchDevice, nil, "%s is a link to nothing; put the card in, or name another", name)
 	}
 	if s.inDev(path) {
-		return Disk{}, newError(ReasonNoSuchDevice, nil, "there is no device %s; put the card in, or name another", name)
+		return lead{}, newError(ReasonNoSuchDevice, nil, "there is no device %s; put the card in, or name another", name)
 	}
 	if fi, err := os.Stat(filepath.Dir(path)); err != nil || !fi.IsDir() {
-		return Disk{}, newError(ReasonNoSuchDevice, nil, "there is no directory for %s; make it first", name)
+		return lead{}, newError(ReasonNoSuchDevice, nil, "there is no directory for %s; make it first", name)
 	}
-	return fileDisk(name, path), nil
+	return lead{file: fileDisk(name, path)}, nil
 }
 
-// findNumber returns the whole disk with a device number, of which path is a node.
-func (s System) findNumber(name, path string, dev devno) (Disk, error) {
-	poke(path)
-	t, err := s.load()
-	if err != nil {
-		return Disk{}, err
-	}
+// wholeDisk returns the disk with a device number, to which name led.
+func (t *tree) wholeDisk(name string, dev devno) (Disk, error) {
 	n := t.byDev[dev]
 	if n == nil {
-		return Disk{}, newError(ReasonNoSuchDevice, nil, "%s is the node of a device (%v) that is not there; put the card in, or name another", name, dev)
+		return Disk{}, newError(ReasonNoSuchDevice, nil, "%s means a device (%v) that is not there; put the card in, or name another", name, dev)
 	}
 	if n.disk != n {
-		return Disk{}, partitionError(name, s.node(n.disk.name))
+		return Disk{}, partitionError(name, t.sys.node(n.disk.name))
 	}
 	return t.describe(n), nil
 }
 
 func partitionError(name, disk string) error {
-	return newError(ReasonNotACard, nil, "%s is a partition; an image is written to the whole disk, which is %s", name, disk)
+	return newError(ReasonNotACard, nil, "%s is a partition; an image is that of a whole disk, which is %s", name, disk)
 }
 
 var (
@@ -139,12 +186,12 @@ var (
 	pathID   = regexp.MustCompile(`^(pci|platform|acpi)-.*(usb|scsi|ata|nvme|mmc|virtio)`)
 )
 
-// findSlot returns the disk that sits where a name without slashes says. It
+// followSlot finds the disk that sits where a name without slashes says. It
 // returns false if the name means no place, so that it may be a file.
-func (s System) findSlot(name string) (Disk, bool, error) {
-	disks, err := s.List()
+func (s System) followSlot(name string, slots func() ([]Disk, error)) (lead, bool, error) {
+	disks, err := slots()
 	if err != nil {
-		return Disk{}, false, err
+		return lead{}, false, err
 	}
 	whole, _, part := strings.Cut(name, "-part")
 	var units []string
@@ -152,33 +199,31 @@ func (s System) findSlot(name string) (Disk, bool, error) {
 		switch {
 		case d.isAt(name):
 			if _, err := os.Lstat(name); err == nil {
-				return Disk{}, false, newError(ReasonUnknown, nil, "%s is both a slot and a file; say ./%s for the file, %s for the card", name, name, d.Path)
+				return lead{}, false, newError(ReasonUnknown, nil, "%s is both a slot and a file; say ./%s for the file, %s for the card", name, name, d.Path)
 			}
-			poke(d.Path)
-			d, err := s.disk(d.Name)
-			return d, true, err
+			return lead{node: d.Path, dev: d.devno()}, true, nil
 		case part && d.ByPath != "" && d.isAt(whole):
-			return Disk{}, false, partitionError(name, d.Path)
+			return lead{}, false, partitionError(name, d.Path)
 		case strings.HasPrefix(d.Slot, name+":"):
 			units = append(units, d.Slot)
 		}
 	}
 	if len(units) > 0 {
 		slices.Sort(units)
-		return Disk{}, false, newError(ReasonNoSuchDevice, nil, "the reader at %s has several slots; name one of %s", name, strings.Join(units, ", "))
+		return lead{}, false, newError(ReasonNoSuchDevice, nil, "the reader at %s has several slots; name one of %s", name, strings.Join(units, ", "))
 	}
 	if _, err := os.Lstat(name); err == nil {
-		return Disk{}, false, nil
+		return lead{}, false, nil
 	}
 	for _, d := range disks {
 		if d.Name == name {
-			return Disk{}, false, newError(ReasonUnknown, nil, "%s may be a disk or a file; say %s for the disk, ./%s for the file", name, d.Path, name)
+			return lead{}, false, newError(ReasonUnknown, nil, "%s may be a disk or a file; say %s for the disk, ./%s for the file", name, d.Path, name)
 		}
 	}
 	if portPath.MatchString(name) || pathID.MatchString(name) {
-		return Disk{}, false, newError(ReasonNoSuchDevice, nil, "there is no card reader at %s; look at the list of devices (for a file of that name, say ./%s)", name, name)
+		return lead{}, false, newError(ReasonNoSuchDevice, nil, "there is no card reader at %s; look at the list of devices (for a file of that name, say ./%s)", name, name)
 	}
-	return Disk{}, false, nil
+	return lead{}, false, nil
 }
 
 // isAt tells whether a name is that of the disk's slot.

@@ -25,8 +25,9 @@ type mount struct {
 
 // A use is what keeps a block device from being written.
 type use struct {
-	swap  bool
-	where string // the mount point, or what the swap was turned on by
+	swap     bool
+	where    string // the mount point, or what the swap was turned on by
+	readOnly bool   // the file system, not only its mount: nothing changes on the device
 }
 
 // systemPoints are the mount points that the running system lives on.
@@ -51,7 +52,7 @@ func (t *tree) loadMounts() error {
 	}
 	for _, m := range append(slices.Clone(own), first...) {
 		for _, n := range t.holding(&m, map[int]bool{}) {
-			t.use(n, use{where: m.point})
+			t.use(n, use{where: m.point, readOnly: m.readOnly()})
 		}
 	}
 	for _, g := range t.groups {
@@ -63,6 +64,10 @@ func (t *tree) loadMounts() error {
 	}
 	return nil
 }
+
+// readOnly tells whether the mounted file system itself cannot be written, by any of
+// its mounts.
+func (m *mount) readOnly() bool { return m.options == "ro" || strings.HasPrefix(m.options, "ro,") }
 
 func (t *tree) use(n *node, u use) {
 	if !slices.Contains(t.uses[n], u) {

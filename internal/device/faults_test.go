@@ -34,7 +34,11 @@ func attach(t *testing.T, m *devicetest.Medium) *device.Card {
 func open(t *testing.T, name string) *device.Card {
 	t.Helper()
 	var s device.System
-	c, err := s.OpenTarget(name, device.Options{Policy: device.Policy{Named: true}})
+	d, err := s.Find(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := s.Open(d, device.Options{Policy: device.Policy{Named: true}})
 	if err != nil {
 		t.Fatal(err)
 	}

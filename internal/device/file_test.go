@@ -196,7 +196,7 @@ func TestAFileWithoutWritePermissionIsNoReasonOfTheCards(t *testing.T) {
 	}
 	d := find(t, path)
 	var s System
-	err := asNobody(func() error { _, err := s.Open(d, Options{}); return err })
+	err := asNobody(func() error { _, err := s.claim(d, Options{}); return err })
 	if !errors.Is(err, os.ErrPermission) || reasonOf(err) != "" {
 		t.Errorf("got %v", err)
 	}

@@ -243,7 +243,7 @@ func (f *fixture) get(name string) Disk {
 	return disks[i]
 }
 
-func needRoot(t *testing.T) {
+func needRoot(t testing.TB) {
 	t.Helper()
 	if os.Getuid() != 0 {
 		sample.Lack(t, "needs root")

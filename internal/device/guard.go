@@ -65,12 +65,27 @@ type Refusal struct {
 // what it calls; a fact that cannot be had is a refusal too. What the computer
 // does with the disk is looked up anew; the disk's own size and kind are taken
 // from d.
-func (s System) Judge(d Disk, p Policy) []Refusal {
+func (s System) Judge(d Disk, p Policy) []Refusal { return s.JudgeAll([]Disk{d}, p)[0] }
+
+// JudgeAll is Judge for each of some disks, by one look at the computer for all of
+// them.
+func (s System) JudgeAll(disks []Disk, p Policy) [][]Refusal {
+	verdicts := make([][]Refusal, len(disks))
 	t, err := s.load()
-	if err != nil {
-		return []Refusal{refusal(ReasonUnknown, "%s is not touched: %v", d.Path, err)}
+	for i, d := range disks {
+		if err != nil {
+			verdicts[i] = []Refusal{unseen(d, err)}
+			continue
+		}
+		verdicts[i] = t.judge(d, p)
 	}
-	return t.judge(d, p)
+	return verdicts
+}
+
+// unseen is the refusal of a disk since nothing can be known of what the computer
+// does with it.
+func unseen(d Disk, err error) Refusal {
+	return refusal(ReasonUnknown, "%s is not touched: %v", d.Path, err)
 }
 
 func (t *tree) judge(d Disk, p Policy) []Refusal {

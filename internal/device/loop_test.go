@@ -22,7 +22,7 @@ func (l loopDev) name() string { return filepath.Base(l.path) }
 
 // memoryDir returns a directory in memory, where that can be, until the end of the
 // test.
-func memoryDir(t *testing.T) string {
+func memoryDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "device-test-")
 	if err != nil {
@@ -33,7 +33,7 @@ func memoryDir(t *testing.T) string {
 }
 
 // scratch returns a file of size zeros in memory.
-func scratch(t *testing.T, size int64) string {
+func scratch(t testing.TB, size int64) string {
 	t.Helper()
 	file := filepath.Join(memoryDir(t), "card.img")
 	if err := os.WriteFile(file, nil, 0o644); err != nil {
@@ -46,12 +46,12 @@ func scratch(t *testing.T, size int64) string {
 }
 
 // newLoop attaches a new file of size bytes.
-func newLoop(t *testing.T, size int64, options ...string) loopDev {
+func newLoop(t testing.TB, size int64, options ...string) loopDev {
 	t.Helper()
 	return attach(t, scratch(t, size), options...)
 }
 
-func attach(t *testing.T, file string, options ...string) loopDev {
+func attach(t testing.TB, file string, options ...string) loopDev {
 	t.Helper()
 	needRoot(t)
 	out := run(t, "losetup", append(append([]string{"--find", "--show"}, options...), file)...)
@@ -61,7 +61,7 @@ func attach(t *testing.T, file string, options ...string) loopDev {
 }
 
 // detach detaches the device if the file is still its own.
-func (l loopDev) detach(t *testing.T) {
+func (l loopDev) detach(t testing.TB) {
 	t.Helper()
 	if attr("/sys/class/block/"+l.name(), "loop/backing_file") == l.file {
 		run(t, "losetup", "-d", l.path)
@@ -69,7 +69,7 @@ func (l loopDev) detach(t *testing.T) {
 }
 
 // run runs a program that must succeed, and returns what it printed.
-func run(t *testing.T, name string, args ...string) string {
+func run(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(name, args...).CombinedOutput()
 	if err != nil {
@@ -99,11 +99,19 @@ func find(t *testing.T, name string) Disk {
 	return d
 }
 
-// open finds and opens a target until the end of the test.
+// openTarget finds a target and opens it.
+func openTarget(s System, name string, o Options) (*Card, error) {
+	d, err := s.Find(name)
+	if err != nil {
+		return nil, err
+	}
+	return s.Open(d, o)
+}
+
+// open is openTarget until the end of the test.
 func open(t *testing.T, name string, o Options) *Card {
 	t.Helper()
-	var s System
-	c, err := s.OpenTarget(name, o)
+	c, err := openTarget(System{}, name, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,8 +123,7 @@ func open(t *testing.T, name string, o Options) *Card {
 // holds some words.
 func refuses(t *testing.T, name string, o Options, reason string, words ...string) {
 	t.Helper()
-	var s System
-	c, err := s.OpenTarget(name, o)
+	c, err := openTarget(System{}, name, o)
 	if err == nil {
 		c.Close()
 		t.Errorf("%s was opened, want %s", name, reason)

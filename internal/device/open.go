@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -21,22 +22,15 @@ type Options struct {
 	// tells.
 	Strict bool
 
+	// For tests.
 	lockWait time.Duration // how long to wait for the lock; 0: lockWait
 	buffered bool          // as if O_DIRECT were refused everywhere
+	claimed  func()        // called when all disks have been claimed
 }
 
 // lockWait is how long another program's lock is waited for: udev takes one for
 // moments whenever a disk has been closed.
 const lockWait = 3 * time.Second
-
-// OpenTarget finds a target by any name that Find takes, and opens it.
-func (s System) OpenTarget(name string, o Options) (*Card, error) {
-	d, err := s.Find(name)
-	if err != nil {
-		return nil, err
-	}
-	return s.Open(d, o)
-}
 
 // Open judges d and opens it for raw, exclusive use until Close: no file system
 // can be mounted from it meanwhile, and no other copy of multidd gets it. Then the
@@ -48,9 +42,57 @@ func (s System) OpenTarget(name string, o Options) (*Card, error) {
 // Card.Prepare or the first write. Errors have a Reason; one that is
 // fs.ErrPermission has none.
 func (s System) Open(d Disk, o Options) (*Card, error) {
-	if err := refused(s.Judge(d, o.Policy)); err != nil {
-		return nil, err
+	c := s.OpenAll([]Disk{d}, o)[0]
+	return c.Card, c.Err
+}
+
+// An Opened is an opened disk, or why it could not be opened.
+type Opened struct {
+	Card *Card
+	Err  error
+}
+
+// OpenAll is Open for each of some disks. They are judged together, then opened
+// all at once, and when the last one has been claimed, a new look at the computer
+// tells what each of them is by now. Looking is what takes long, and one look tells
+// of all disks.
+func (s System) OpenAll(disks []Disk, o Options) []Opened {
+	opened := make([]Opened, len(disks))
+	for i, refusals := range s.JudgeAll(disks, o.Policy) {
+		opened[i].Err = refused(refusals)
 	}
+	var claiming sync.WaitGroup
+	for i, d := range disks {
+		if c := &opened[i]; c.Err == nil {
+			claiming.Go(func() { c.Card, c.Err = s.claim(d, o) })
+		}
+	}
+	claiming.Wait()
+	if o.claimed != nil {
+		o.claimed()
+	}
+	look := sync.OnceValues(s.load)
+	for i := range opened {
+		c := &opened[i]
+		if c.Err != nil {
+			continue
+		}
+		if t, err := look(); err != nil {
+			c.Err = refused([]Refusal{unseen(disks[i], err)})
+		} else {
+			c.Err = t.admit(c.Card)
+		}
+		if c.Err != nil {
+			c.Card.Close()
+			c.Card = nil
+		}
+	}
+	return opened
+}
+
+// claim opens a disk so that nobody else gets it. What it is has yet to be looked
+// at, by admit.
+func (s System) claim(d Disk, o Options) (*Card, error) {
 	if d.Bus == BusFile {
 		return s.openFile(d, o)
 	}
@@ -58,11 +100,19 @@ func (s System) Open(d Disk, o Options) (*Card, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := s.admit(d, o, file, direct)
+	if err = isNode(d, file); err == nil {
+		err = lock(d, file, o)
+	}
 	if err != nil {
 		file.Close()
 		return nil, err
 	}
+	c := &Card{sys: s, disk: d, options: o}
+	h := &handle{file: file}
+	if direct {
+		h.direct = file
+	}
+	c.handle.Store(h)
 	return c, nil
 }
 
@@ -103,44 +153,35 @@ func noDirectIO(d Disk) error {
 	return newError(ReasonNoDirectIO, nil, "%s can only be read through the page cache, which proves nothing; use another disk, or do without the strict rule", d.Path)
 }
 
-// admit compares an opened device with what was looked at, and judges it by what
-// it says of itself.
-func (s System) admit(d Disk, o Options, file *os.File, direct bool) (*Card, error) {
-	if err := isNode(d, file); err != nil {
-		return nil, err
-	}
-	if err := lock(d, file, o); err != nil {
-		return nil, err
-	}
-	t, err := s.load()
-	if err != nil {
-		return nil, newError(ReasonUnknown, err, "%s is not touched: %v", d.Path, err)
+// admit compares a claimed disk with what was looked at before, and judges it by
+// what it says of itself. t was loaded after it was claimed.
+func (t *tree) admit(c *Card) error {
+	d, h := c.disk, c.handle.Load()
+	if d.Bus == BusFile {
+		return refused(t.judge(d, c.options.Policy))
 	}
 	n := t.byName[d.Name]
 	if n == nil {
-		return nil, newError(ReasonRemoved, nil, "%s has just gone away; put it in again", d.Path)
+		return newError(ReasonRemoved, nil, "%s has just gone away; put it in again", d.Path)
 	}
-	now, err := askAgain(t.describe(n), file)
+	now, err := askAgain(t.describe(n), h.file)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if diff := changed(d, now); diff != "" {
-		return nil, newError(ReasonTargetChanged, nil, "%s is not what it was when it was looked at (%s); look again at what is in it", d.Path, diff)
+		return newError(ReasonTargetChanged, nil, "%s is not what it was when it was looked at (%s); look again at what is in it", d.Path, diff)
 	}
-	if err := refused(t.judge(now, o.Policy)); err != nil {
-		return nil, err
+	if err := refused(t.judge(now, c.options.Policy)); err != nil {
+		return err
 	}
-	c := &Card{sys: s, disk: now, options: o}
-	h := &handle{file: file, align: int64(now.Sector), unit: int64(now.Sector)}
-	if direct {
-		h.direct = file
-	} else {
+	c.disk = now
+	h.align, h.unit = int64(now.Sector), int64(now.Sector)
+	if h.direct == nil {
 		h.unit = int64(max(os.Getpagesize(), now.Sector))
-		noReadahead(file)
+		noReadahead(h.file)
 	}
-	c.handle.Store(h)
-	c.before, c.counted = s.traffic(now.Name)
-	return c, nil
+	c.before, c.counted = c.sys.traffic(now.Name)
+	return nil
 }
 
 // isNode makes sure that what was opened is the device of that number, and not a

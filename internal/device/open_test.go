@@ -8,7 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -177,6 +179,75 @@ func TestAnotherCardThanTheOneLookedAtIsRefused(t *testing.T) {
 	}
 }
 
+// When the last of several cards has been claimed nothing can come between them and
+// their owner any more. What happened before that must be seen, also on the one that
+// was claimed first.
+func TestCardsAreLookedAtOnceAllOfThemAreClaimed(t *testing.T) {
+	a, b := newLoop(t, 4<<20), newLoop(t, 4<<20)
+	disks := []Disk{find(t, a.path), find(t, b.path)}
+	during := func(claimed func()) (reasons []string) {
+		o := named
+		o.claimed = claimed
+		for _, c := range (System{}).OpenAll(disks, o) {
+			reasons = append(reasons, reasonOf(c.Err))
+			if c.Err == nil {
+				c.Card.Close()
+			}
+		}
+		return reasons
+	}
+	var over loopDev
+	got := during(func() {
+		for _, l := range []loopDev{a, b} {
+			if f, err := os.OpenFile(l.path, os.O_RDWR|os.O_EXCL, 0); !errors.Is(err, unix.EBUSY) {
+				t.Errorf("%s is not claimed yet: %v", l.path, err)
+				f.Close()
+			}
+		}
+		over = attach(t, a.path, "-o", "1048576") // which no claim prevents
+	})
+	if want := []string{ReasonBusy, "none"}; !slices.Equal(got, want) {
+		t.Errorf("something took the first card meanwhile: got %q, want %q", got, want)
+	}
+	over.detach(t)
+	// The control: nothing happens meanwhile. That it was looked at again all the
+	// same would not be known otherwise.
+	if got, want := during(func() {}), []string{"none", "none"}; !slices.Equal(got, want) {
+		t.Errorf("nothing happened: got %q, want %q", got, want)
+	}
+}
+
+func TestOpeningManyIsOpeningEach(t *testing.T) {
+	fresh := func() (disks []Disk, want []string) {
+		good, changed, gone, taken := newLoop(t, 1<<20), newLoop(t, 1<<20), newLoop(t, 1<<20), newLoop(t, 1<<20)
+		holding(t, "excl", taken.path)
+		disks = []Disk{find(t, good.path), find(t, changed.path), find(t, gone.path), find(t, taken.path), find(t, scratch(t, 4096))}
+		disks[1].DiskSeq++
+		disks[2].Minor += 1000
+		return disks, []string{"none", ReasonTargetChanged, ReasonNoSuchDevice, ReasonBusy, "none"}
+	}
+	check := func(how string, got []Opened, want []string) {
+		for i, c := range got {
+			if (c.Card == nil) != (c.Err != nil) || reasonOf(c.Err) != want[i] {
+				t.Errorf("%s: disk %d: %+v, want %q", how, i, c, want[i])
+			}
+			if c.Card != nil {
+				defer c.Card.Close()
+			}
+		}
+	}
+	disks, want := fresh()
+	check("together", System{}.OpenAll(disks, named), want)
+	disks, want = fresh()
+	for i, d := range disks {
+		c, err := System{}.Open(d, named)
+		check("alone", []Opened{{c, err}}, want[i:])
+	}
+	if got := (System{}).OpenAll(nil, named); len(got) != 0 {
+		t.Errorf("none: %v", got)
+	}
+}
+
 func TestSizeIsTakenFromTheOpenedDevice(t *testing.T) {
 	// sysfs that tells of the last medium: made up, over a real device.
 	l := newLoop(t, 4<<20)
@@ -207,7 +278,7 @@ func TestAMissingDeviceIsNeverMadeAFile(t *testing.T) {
 	f := newFixture(t)
 	usbCard(f)
 	for _, name := range []string{f.dev("sdx"), f.dev("disk/by-path/pci-0-usb-0:9:1.0-scsi-0:0:0:0"), f.dev("../dev/sdx")} {
-		if _, err := f.OpenTarget(name, named); reasonOf(err) != ReasonNoSuchDevice {
+		if _, err := openTarget(f.System, name, named); reasonOf(err) != ReasonNoSuchDevice {
 			t.Errorf("%s: %v", name, err)
 		}
 		if _, err := os.Lstat(name); err == nil {
@@ -223,7 +294,7 @@ func TestAMissingDeviceIsNeverMadeAFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range []string{dir + "/d/sdx", dir + "/l"} {
-		if _, err := f.OpenTarget(name, named); reasonOf(err) != ReasonNoSuchDevice {
+		if _, err := openTarget(f.System, name, named); reasonOf(err) != ReasonNoSuchDevice {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -237,7 +308,7 @@ func TestAMissingDeviceIsNeverMadeAFile(t *testing.T) {
 	}
 	// A file has taken its place.
 	f.write(f.dev("sdb"), "an image somebody once copied here")
-	if _, err := f.OpenTarget(f.dev("sdb"), named); reasonOf(err) != ReasonNotACard {
+	if _, err := openTarget(f.System, f.dev("sdb"), named); reasonOf(err) != ReasonNotACard {
 		t.Errorf("a file where a device should be: %v", err)
 	}
 	if _, err := f.Open(d, named); reasonOf(err) != ReasonNotACard {
@@ -346,7 +417,7 @@ func TestFindKnowsEveryNameOfASlot(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Chdir(t.TempDir())
-	for _, c := range []struct{ name, want, reason string }{
+	all := []struct{ name, want, reason string }{
 		{node, "sdb", ""},
 		{f.dev("disk/by-path/some-link"), "sdb", ""},
 		{"1-2.3", "sdb", ""},
@@ -373,13 +444,23 @@ func TestFindKnowsEveryNameOfASlot(t *testing.T) {
 		{"/dev/null", "a character device", ReasonNotACard},
 		{".", "a directory", ReasonNotACard},
 		{"no/such/dir/x.img", "directory", ReasonNoSuchDevice},
-	} {
+	}
+	for _, c := range all {
 		d, err := f.Find(c.name)
 		switch {
 		case c.reason == "" && (err != nil || d.Name != c.want):
 			t.Errorf("%q: got %q, %v, want %s", c.name, d.Name, err, c.want)
 		case c.reason != "" && (reasonOf(err) != c.reason || !strings.Contains(err.Error(), c.want)):
 			t.Errorf("%q: got %v, want %s with %q", c.name, err, c.reason, c.want)
+		}
+	}
+	var names []string
+	for _, c := range all {
+		names = append(names, c.name)
+	}
+	for i, got := range f.FindAll(names) {
+		if d, err := f.Find(names[i]); !reflect.DeepEqual(got.Disk, d) || fmt.Sprint(got.Err) != fmt.Sprint(err) {
+			t.Errorf("%q among others: got %+v, want %+v, %v", names[i], got, d, err)
 		}
 	}
 	// A file of a slot's name.

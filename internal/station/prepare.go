@@ -72,12 +72,11 @@ func Survey(ctx context.Context, sys device.System, policy device.Policy, all bo
 		}
 		return d.Bus == device.BusLoop && d.Size == 0 // a loop device without a file
 	})
+	disks = probe(ctx, sys, disks)
 	var targets []Target
-	for _, d := range probe(ctx, sys, disks) {
-		t := newTarget(d.Path, d)
-		for _, r := range sys.Judge(d, policy) {
-			t.Refusals = append(t.Refusals, Refusal{r.Reason, Clean(r.Text)})
-		}
+	for i, refusals := range sys.JudgeAll(disks, policy) {
+		t := newTarget(disks[i].Path, disks[i])
+		t.refuse(refusals)
 		targets = append(targets, t)
 	}
 	return targets, nil
@@ -139,40 +138,38 @@ func NewPlan(ctx context.Context, sys device.System, names []string, image Image
 	o.Policy.Named = true
 	p := &Plan{Image: image, End: end, Used: image.Used, sys: sys, o: o, speeds: speeds, whole: true}
 	var disks []device.Disk
-	for _, name := range names {
-		t := Target{Name: Clean(name), Device: Clean(name), Floor: -1}
-		if d, err := sys.Find(name); err != nil {
-			t.Refusals = []Refusal{refusalOf(err)}
+	var found []int // which targets they are
+	for i, f := range sys.FindAll(names) {
+		t := Target{Name: Clean(names[i]), Device: Clean(names[i]), Floor: -1}
+		if f.Err != nil {
+			t.Refusals = []Refusal{refusalOf(f.Err)}
 		} else {
-			t.disk = d
-			disks = append(disks, d)
+			disks, found = append(disks, f.Disk), append(found, i)
 		}
 		p.Targets = append(p.Targets, t)
 	}
-	probed := probe(ctx, sys, disks)
-	var earlier []device.Disk
-	for i := range p.Targets {
-		t := &p.Targets[i]
-		if t.disk.Path == "" {
-			continue // not found
-		}
-		*t = newTarget(t.Name, probed[len(earlier)])
-		p.judge(t, earlier)
+	disks = probe(ctx, sys, disks)
+	for i, refusals := range sys.JudgeAll(disks, o.Policy) {
+		t := &p.Targets[found[i]]
+		*t = newTarget(t.Name, disks[i])
+		t.refuse(refusals)
+		p.judge(t, disks[:i])
 		p.floor(t)
-		earlier = append(earlier, t.disk)
 	}
 	return p
 }
 
-// judge gathers all that speaks against a target, given the ones named before it.
-func (p *Plan) judge(t *Target, earlier []device.Disk) {
-	for _, r := range p.sys.Judge(t.disk, p.o.Policy) {
+// refuse adds what a guard has against a target.
+func (t *Target) refuse(refusals []device.Refusal) {
+	for _, r := range refusals {
 		t.Refusals = append(t.Refusals, Refusal{r.Reason, Clean(r.Text)})
 	}
+}
+
+// judge adds what this plan has against a target, given the ones named before it.
+func (p *Plan) judge(t *Target, earlier []device.Disk) {
 	for _, e := range earlier {
-		for _, r := range device.SameDevice([]device.Disk{e, t.disk}) {
-			t.Refusals = append(t.Refusals, Refusal{r.Reason, Clean(r.Text)})
-		}
+		t.refuse(device.SameDevice([]device.Disk{e, t.disk}))
 	}
 	if p.End >= 0 && t.disk.Size != 0 {
 		if err := t.disk.Fits(p.End); err != nil {
@@ -225,19 +222,22 @@ func (p *Plan) Refused() []Target {
 // Open opens all targets, exclusively, until Close. If one of them cannot be
 // had, that is a refusal of it. Nothing is written.
 func (p *Plan) Open() {
+	var disks []device.Disk
+	var targets []*Target
 	for i := range p.Targets {
-		t := &p.Targets[i]
-		if len(t.Refusals) > 0 {
+		if t := &p.Targets[i]; len(t.Refusals) == 0 {
+			disks, targets = append(disks, t.disk), append(targets, t)
+		}
+	}
+	for i, opened := range p.sys.OpenAll(disks, p.o) {
+		t := targets[i]
+		if opened.Err != nil {
+			t.Refusals = append(t.Refusals, refusalOf(opened.Err))
 			continue
 		}
-		card, err := p.sys.Open(t.disk, p.o)
-		if err != nil {
-			t.Refusals = append(t.Refusals, refusalOf(err))
-			continue
-		}
-		t.card = card
+		t.card = opened.Card
 		if p.End >= 0 {
-			if err := card.Disk().Fits(p.End); err != nil {
+			if err := t.card.Disk().Fits(p.End); err != nil {
 				t.Refusals = append(t.Refusals, refusalOf(err))
 			}
 		}
@@ -247,15 +247,19 @@ func (p *Plan) Open() {
 // Check looks once more whether the opened targets are what they were, after a
 // person was asked.
 func (p *Plan) Check() {
+	var checking sync.WaitGroup
 	for i := range p.Targets {
 		t := &p.Targets[i]
 		if t.card == nil {
 			continue
 		}
-		if err := t.card.Check(); err != nil {
-			t.Refusals = append(t.Refusals, refusalOf(err))
-		}
+		checking.Go(func() {
+			if err := t.card.Check(); err != nil {
+				t.Refusals = append(t.Refusals, refusalOf(err))
+			}
+		})
 	}
+	checking.Wait()
 }
 
 // rescanFor is how long the kernel may take to read the tables of written cards.

@@ -33,8 +33,8 @@ type Rereader interface {
 }
 
 // A Target is a card, or what stands for one. An error may have a method
-// Reason() string that names one of the reasons of package verify; one that has
-// none is judged by what was being done.
+// Reason() string that names one of the reasons of package verify; then its text
+// names the place, too. One that has none is judged by what was being done.
 type Target interface {
 	// ReadAt reads from the medium, past every cache of this computer.
 	io.ReaderAt
@@ -58,6 +58,24 @@ type Async interface {
 	// Wait waits for the oldest request that was started and not yet waited for,
 	// and returns what became of it.
 	Wait() error
+}
+
+// A Discarder is a Target that can make a range of bytes read as zeros without
+// being given them. What it says is not taken on trust: the range is read back.
+type Discarder interface {
+	Discard(off, n int64) error
+}
+
+// A Patch is what differs on one card from what all cards get: pieces laid over
+// the blocks that pass, for one lane only. Its methods may be called at any time,
+// and always say the same.
+type Patch interface {
+	// Apply returns b itself if nothing in it differs. Else it returns a block of
+	// its own, of the same extent, and releases b.
+	Apply(b block.Block) block.Block
+	// Extents returns where the pieces are: in ascending order, not overlapping.
+	// Where the source gives nothing, too, they are written.
+	Extents() []block.Extent
 }
 
 // A Checker is a Target that can tell whether it is still the card it was when

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,7 +22,23 @@ type lane struct {
 	size   int64
 	blank  []block.Extent
 	plain  bool
+	delta  bool
+	patch  Patch          // nil: none
+	pieces []block.Extent // where the patch's pieces are
 	cursor *cursor
+
+	// What follows belongs to the lane's goroutine.
+	head      []block.Block // what belongs into the first MiB of this card, and is withheld
+	claims    claims
+	extra     int            // how many pieces of its own the lane has taken
+	sourced   bool           // the source has ended: claims are complete
+	scratch   []byte         // for a block that is read again, while a card is compared
+	spoilt    bool           // the first MiB has been blanked
+	changed   *verify.Record // what was written because it differed
+	doubt     []int          // of claims: blocks found equal in which something was written and put back
+	whole     bool           // everything is to be read back, whatever was found equal
+	odd       *block.Extent  // why that is, if it is because of a place
+	illegible []int64        // where it could not be read while it was compared
 
 	phase   atomic.Int32
 	done    atomic.Int64 // bytes done in this phase
@@ -34,15 +51,23 @@ type lane struct {
 
 	began, wrote, proved atomic.Int64 // ns since the epoch; 0: not yet
 	written              atomic.Int64 // bytes, over all phases
+	compared, differed   atomic.Int64 // bytes
+	more                 atomic.Int64 // bytes to be written beyond those that the source gives
 
 	mu      sync.Mutex
-	verdict *Verdict // guarded by mu; set once
-	amber   []string // guarded by mu
-	ended   chan struct{}
+	verdict *Verdict      // guarded by mu; set once
+	amber   []string      // guarded by mu
+	ended   chan struct{} // closed with the verdict
 }
 
 func newLane(r *Run, i int, l Lane) *lane {
-	n := &lane{r: r, index: i, size: l.Size, blank: l.Blank, plain: l.Plain, cursor: newCursor(), ended: make(chan struct{})}
+	n := &lane{
+		r: r, index: i, size: l.Size, blank: l.Blank, plain: l.Plain, delta: l.Delta && !l.Plain, patch: l.Patch,
+		cursor: newCursor(), claims: claims{shared: &r.record}, changed: &verify.Record{}, ended: make(chan struct{}),
+	}
+	if l.Patch != nil {
+		n.pieces = l.Patch.Extents()
+	}
 	t, ok := l.Target.(Async)
 	if !ok {
 		t = &atOnce{Target: l.Target, moved: n.touch}
@@ -86,10 +111,10 @@ func (l *lane) run(ctx context.Context) {
 	step := Phase(l.phase.Load())
 	if err == nil {
 		end := Good
-		if l.r.o.NoProof || l.plain {
+		if (l.r.o.NoProof || l.plain) && !l.untouched() {
 			end = Unverified
 		}
-		if !l.end(Verdict{Phase: end, Step: step, Offset: -1}) && !l.plain {
+		if !l.end(Verdict{Phase: end, Step: step, Offset: -1}) && !l.plain && !l.untouched() {
 			l.unseal(ErrInterrupted) // the run was ended just before
 		}
 		return
@@ -162,21 +187,17 @@ func (l *lane) phases(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	l.idle.Store(false)
+	l.takeHead()
 	l.began.Store(time.Now().UnixNano())
-	if !l.plain {
-		if err := l.prepare(); err != nil {
-			return err
-		}
+	fill := l.fill
+	if l.delta {
+		fill = l.refresh
 	}
-	l.enter(Writing, -1)
-	if l.plain {
-		// Nothing is withheld from what is written like a file.
-		if err := l.writeHead(l.r.head); err != nil {
-			return err
-		}
-	}
-	if err := l.writeAll(ctx); err != nil {
+	if err := fill(ctx); err != nil {
 		return err
+	}
+	if l.untouched() {
+		return l.check()
 	}
 	if err := l.flush(ctx); err != nil {
 		return err
@@ -193,41 +214,86 @@ func (l *lane) phases(ctx context.Context) error {
 	return l.seal(ctx)
 }
 
-// prepare makes the card unbootable before anything else is written to it, and
-// looks whether it holds what it says.
-func (l *lane) prepare() error {
-	l.enter(Preparing, -1)
-	if err := l.blankOut(); err != nil {
+// fill writes all of the image but the withheld first MiB.
+func (l *lane) fill(ctx context.Context) error {
+	if !l.plain {
+		if err := l.prepare(); err != nil {
+			return err
+		}
+	}
+	l.enter(Writing, -1)
+	if l.plain {
+		// Nothing is withheld from what is written like a file.
+		if err := l.writeHead(l.head); err != nil {
+			return err
+		}
+	}
+	if err := l.writeAll(ctx); err != nil {
 		return err
 	}
-	if l.r.o.NoProbe {
-		return nil
-	}
-	places := verify.ProbePlaces(l.r.o.Map)
-	if places == nil || l.size > 0 && l.r.o.Map.End() > l.size {
-		return nil
-	}
-	if err := verify.Probe(l.t, places, l.touch); err != nil {
-		if _, small := errors.AsType[*verify.CapacityError](err); small {
-			return fault(err, verify.FakeCapacity, -1)
-		}
-		// The write itself will meet the error again, and say where.
-		l.warn("The quick look at the capacity met an error: %v.", err)
+	if l.r.o.Discard {
+		return l.discardFree(ctx)
 	}
 	return nil
 }
 
+// prepare makes the card unbootable before anything else is written to it, and
+// looks whether it holds what it says.
+func (l *lane) prepare() error {
+	l.enter(Preparing, -1)
+	if err := l.blankOut(l.blank); err != nil {
+		return err
+	}
+	_, err := l.probe(verify.Probe)
+	return err
+}
+
+// probe looks whether the card holds what it says, in one of the ways of package
+// verify. sound is false if the look met another error than that.
+func (l *lane) probe(look func(verify.Card, []int64, func()) error) (sound bool, _ error) {
+	places := l.places()
+	if places == nil {
+		return true, nil
+	}
+	err := look(l.t, places, l.touch)
+	if err == nil {
+		return true, nil
+	}
+	if _, small := errors.AsType[*verify.CapacityError](err); small {
+		return false, fault(err, verify.FakeCapacity, -1)
+	}
+	// The write itself will meet the error again, and say where.
+	l.warn("The quick look at the capacity met an error: %v.", err)
+	return false, nil
+}
+
+// places returns where the card is probed; nil: nowhere.
+func (l *lane) places() []int64 {
+	m := l.r.o.Map
+	if l.r.o.NoProbe || len(m.Used) == 0 {
+		return nil
+	}
+	if own := beyond(l.pieces, m.End()); len(own) > 0 {
+		m = block.Map{Size: own[len(own)-1].End(), Used: append(m.Used[:len(m.Used):len(m.Used)], own...)}
+	}
+	if l.size > 0 && m.End() > l.size {
+		return nil
+	}
+	return verify.ProbePlaces(m)
+}
+
 // blankOut makes the card look blank: no failed or interrupted card boots, be it
-// into what was on it before.
-func (l *lane) blankOut() error {
+// into what was on it before. tables are the extents of an earlier content to be
+// blanked besides the first MiB.
+func (l *lane) blankOut(tables []block.Extent) error {
 	zeros, err := block.Aligned(block.HeadSize)
 	if err != nil {
 		return err
 	}
 	defer block.Free(zeros)
-	extents := l.blank
-	for _, h := range l.r.head {
-		extents = append(extents[:len(extents):len(extents)], h.Extent())
+	extents := slices.Clone(tables)
+	for _, h := range l.head {
+		extents = append(extents, h.Extent())
 	}
 	for _, e := range extents {
 		if l.over() {
@@ -326,7 +392,7 @@ func (l *lane) patience() time.Duration {
 		return o.StallMax
 	}
 	began := l.began.Load()
-	bytes := l.written.Load()
+	bytes := l.written.Load() + l.compared.Load()
 	if began == 0 || bytes == 0 {
 		return o.StallMin
 	}

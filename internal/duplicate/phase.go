@@ -16,6 +16,7 @@ type Phase int32
 const (
 	Ready       Phase = iota // nothing written yet
 	Preparing                // blanking the first MiB, probing the capacity
+	Comparing                // reading the card, and writing what of it differs
 	Writing                  // taking the image's blocks
 	Flushing                 // emptying the card's own cache
 	Verifying                // reading back
@@ -26,7 +27,7 @@ const (
 	Interrupted              // somebody ended the run
 )
 
-var phaseNames = [...]string{"ready", "prepare", "write", "flush", "verify", "seal", "good", "unverified", "failed", "interrupted"}
+var phaseNames = [...]string{"ready", "prepare", "compare", "write", "flush", "verify", "seal", "good", "unverified", "failed", "interrupted"}
 
 func (p Phase) String() string { return phaseNames[p] }
 
@@ -64,6 +65,15 @@ func fault(err error, otherwise verify.Reason, off int64) *stepError {
 		off = at.Offset()
 	}
 	return &stepError{reason: reasonOf(err, otherwise), off: off, err: err}
+}
+
+// placed says what was being done at byte off when err came, unless err says so
+// itself: that of a Target which names a reason names the place, too.
+func placed(what string, off int64, err error) error {
+	if reasonOf(err, "") != "" {
+		return err
+	}
+	return fmt.Errorf("%s at byte %d: %w", what, off, err)
 }
 
 // reasonOf returns the reason that err names, or otherwise.

@@ -9,12 +9,15 @@ type Progress struct {
 	Phase       Phase
 	Done, Total int64 // bytes, in this phase; Total -1: not known
 	Written     int64 // bytes the card has taken, over all phases
-	Behind      bool  // has left the window
-	Idle        bool  // waits for the source
-	Stalled     time.Duration
-	Retries     int
-	Rewrote     int
-	Amber       []string // warnings, each a sentence
+	// Of a lane with Delta: how many bytes of the card have been compared, and how
+	// many of them differed and were written, or are about to be.
+	Compared, Differed int64
+	Behind             bool // has left the window
+	Idle               bool // waits for the source
+	Stalled            time.Duration
+	Retries            int
+	Rewrote            int
+	Amber              []string // warnings, each a sentence
 	// Began, Wrote and Ended are the times of the first byte, of the end of
 	// the writing with its flush, and of the verdict; zero: not yet.
 	Began, Wrote, Ended time.Time
@@ -43,16 +46,13 @@ func (r *Run) Progress(i int) Progress {
 	l := r.lanes[i]
 	p := Progress{
 		Phase: Phase(l.phase.Load()), Done: l.done.Load(), Total: l.total.Load(),
-		Written: l.written.Load(),
-		Behind:  l.cursor.behind.Load(), Idle: l.idle.Load(), Stalled: l.stalledFor(time.Now()),
+		Written: l.written.Load(), Compared: l.compared.Load(), Differed: l.differed.Load(),
+		Behind: l.cursor.behind.Load(), Idle: l.idle.Load(), Stalled: l.stalledFor(time.Now()),
 		Retries: int(l.retries.Load()), Rewrote: int(l.rewrote.Load()),
 		Began: stamp(l.began.Load()), Wrote: stamp(l.wrote.Load()), Ended: stamp(l.proved.Load()),
 	}
-	if total := r.total.Load(); p.Phase == Writing && p.Total < 0 && total >= 0 {
-		p.Total = total
-		if !l.plain {
-			p.Total -= r.headBytes() // complete before any lane writes
-		}
+	if total := r.total.Load(); (p.Phase == Writing || p.Phase == Comparing) && p.Total < 0 && total >= 0 {
+		p.Total = total + l.more.Load()
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

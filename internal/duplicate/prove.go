@@ -17,12 +17,20 @@ const (
 // rewritten a bounded number of times; since a card with a faulty address may
 // mend one place by spoiling another, everything is read again afterwards.
 func (l *lane) prove(ctx context.Context) error {
+	if l.delta && !l.r.o.FullProof && !l.whole {
+		if err := l.proveChanged(ctx); err != nil || !l.whole {
+			return err
+		}
+	}
 	for try := 0; ; try++ {
-		bad, err := l.readBack(ctx)
+		bad, err := l.readBack(ctx, &l.claims)
 		if err != nil {
 			return err
 		}
 		if err := l.check(); err != nil {
+			return err
+		}
+		if err := l.stillOdd(bad); err != nil {
 			return err
 		}
 		if len(bad) == 0 {
@@ -30,7 +38,7 @@ func (l *lane) prove(ctx context.Context) error {
 				return err
 			}
 		}
-		if err := verify.Diagnose(&l.r.record, bad); err != nil {
+		if err := verify.Diagnose(&l.claims, bad); err != nil {
 			f := fault(err, verify.FakeCapacity, bad[0].First)
 			f.bad = bad
 			return f
@@ -49,9 +57,9 @@ func (l *lane) prove(ctx context.Context) error {
 // that the address of a block wraps around to there: when the first MiB is sealed,
 // that block, which has been read back right, will be lost.
 func (l *lane) proveBlank() ([]verify.Bad, error) {
-	blank := make([]block.Block, len(l.r.head))
+	blank := make([]block.Block, len(l.head))
 	zeros := make([]byte, block.HeadSize)
-	for i, h := range l.r.head {
+	for i, h := range l.head {
 		blank[i] = block.New(h.Off, zeros[:len(h.Data)], nil)
 	}
 	return l.proveHead(blank)
@@ -66,12 +74,12 @@ func mismatch(bad []verify.Bad) error {
 	return &stepError{reason: verify.ReadbackMismatch, off: bad[0].First, bad: bad[:min(len(bad), maxBad)], err: err}
 }
 
-// readBack reads all that was written and returns what differs.
-func (l *lane) readBack(ctx context.Context) ([]verify.Bad, error) {
-	l.enter(Verifying, l.r.record.Bytes())
+// readBack reads what is to be proved and returns what differs.
+func (l *lane) readBack(ctx context.Context, what proofs) ([]verify.Bad, error) {
+	l.enter(Verifying, what.Bytes())
 	var bad []verify.Bad
 	var flight []piece
-	n := l.r.record.Len()
+	n := what.Len()
 	fail := func(err error) ([]verify.Bad, error) {
 		l.drain(flight)
 		return nil, err
@@ -81,7 +89,7 @@ func (l *lane) readBack(ctx context.Context) ([]verify.Bad, error) {
 			return fail(ErrInterrupted)
 		}
 		if i < n && len(flight) < l.r.o.Depth {
-			p, err := l.startRead(ctx, i)
+			p, err := l.startRead(ctx, i, what.At(i).Extent)
 			if err != nil {
 				return fail(err)
 			}
@@ -91,7 +99,7 @@ func (l *lane) readBack(ctx context.Context) ([]verify.Bad, error) {
 		}
 		p := flight[0]
 		flight = flight[1:]
-		b, ok, err := l.judge(p, l.t.Wait())
+		b, ok, err := l.judge(p, what.At(p.entry), l.t.Wait())
 		p.release()
 		if err != nil {
 			return fail(err)
@@ -105,8 +113,7 @@ func (l *lane) readBack(ctx context.Context) ([]verify.Bad, error) {
 }
 
 // startRead begins to read block i back.
-func (l *lane) startRead(ctx context.Context, i int) (piece, error) {
-	e := l.r.record.At(i)
+func (l *lane) startRead(ctx context.Context, i int, e block.Extent) (piece, error) {
 	buf, err := l.r.pool.Get(ctx)
 	if err != nil {
 		return piece{}, err
@@ -114,14 +121,13 @@ func (l *lane) startRead(ctx context.Context, i int) (piece, error) {
 	p := piece{data: buf[:e.Len], off: e.Off, entry: i, release: func() { l.r.pool.Put(buf) }}
 	if err := l.t.StartRead(p.data, p.off); err != nil {
 		p.release()
-		return piece{}, fault(fmt.Errorf("read back at byte %d: %w", e.Off, err), verify.ReadEIO, e.Off)
+		return piece{}, fault(placed("read back", e.Off, err), verify.ReadEIO, e.Off)
 	}
 	return p, nil
 }
 
 // judge looks at a block that was read back, or at why it could not be.
-func (l *lane) judge(p piece, err error) (b verify.Bad, ok bool, _ error) {
-	e := l.r.record.At(p.entry)
+func (l *lane) judge(p piece, e verify.Entry, err error) (b verify.Bad, ok bool, _ error) {
 	if err != nil {
 		return b, false, l.readFault(p, err)
 	}
@@ -132,7 +138,7 @@ func (l *lane) judge(p piece, err error) (b verify.Bad, ok bool, _ error) {
 	b, err = verify.Reexamine(l.t, p.entry, e, got, p.data)
 	l.touch()
 	if err != nil {
-		return b, false, fault(fmt.Errorf("read back at byte %d: %w", e.Off, err), verify.ReadEIO, e.Off)
+		return b, false, fault(placed("read back", e.Off, err), verify.ReadEIO, e.Off)
 	}
 	return b, false, nil
 }
@@ -150,7 +156,7 @@ func (l *lane) readFault(p piece, err error) error {
 			l.touch()
 		}
 	}
-	return fault(fmt.Errorf("read back at byte %d: %w", off, err), verify.ReadEIO, off)
+	return fault(placed("read back", off, err), verify.ReadEIO, off)
 }
 
 // narrow finds the exact bounds of what is bad, where the image can be had again.
@@ -172,7 +178,7 @@ func (l *lane) narrow(ctx context.Context, bad []verify.Bad) {
 			l.r.pool.Put(want)
 			return
 		}
-		if l.r.fetch(want[:b.Len], b.Entry) == nil {
+		if l.fetch(want[:b.Len], b.Entry) == nil {
 			if _, err := l.t.ReadAt(got[:b.Len], b.Off); err == nil {
 				b.Narrow(want[:b.Len], got[:b.Len])
 			}
@@ -205,7 +211,7 @@ func (l *lane) rewrite(ctx context.Context, bad []verify.Bad) error {
 		if b.Index < 0 {
 			clear(buf[:b.Len]) // of the first MiB, which is blank yet
 		} else {
-			err = l.r.fetch(buf[:b.Len], b.Entry)
+			err = l.fetch(buf[:b.Len], b.Entry)
 		}
 		if err == nil {
 			err = l.writeSure(buf[:b.Len], b.Off)

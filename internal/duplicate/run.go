@@ -30,6 +30,13 @@ type Options struct {
 	NoProbe bool
 	// Map is what will be written, if that is known; it is what is probed.
 	Map block.Map
+	// FullProof has lanes with Delta read everything back, not only what was
+	// written and a sample of the rest.
+	FullProof bool
+	// Discard has what the source leaves out, up to the end of Map or of what it
+	// gave, read as zeros: by the Discard of a target that is a Discarder, and by
+	// writing zeros where that did not do it. Lanes with Delta leave it alone.
+	Discard bool
 	// A lane that makes no progress for StallShown (0: 15 s) is shown as
 	// stalled. It is given up after the time it takes to write StallBytes
 	// (0: 64 MiB) at its own rate, but not before StallMin (0: 30 s) nor after
@@ -37,6 +44,7 @@ type Options struct {
 	// may always take StallMax.
 	StallShown, StallMin, StallMax time.Duration
 	StallBytes                     int64
+	noSample                       bool // for tests: what was found equal is not looked at again
 	// Grace is how long the end of a run waits for requests under way; 0: 2 s.
 	Grace time.Duration
 }
@@ -74,6 +82,11 @@ type Lane struct {
 	// Plain is set for what is written like a file: nothing is withheld,
 	// probed or read back.
 	Plain bool
+	// Patch is what differs on this card; nil: nothing.
+	Patch Patch
+	// Delta has the card read first, and only what differs written. A Plain one is
+	// written whole all the same.
+	Delta bool
 }
 
 // A Run writes one image to a set of cards.
@@ -85,6 +98,7 @@ type Run struct {
 	lanes  []*lane
 	win    *window
 	record verify.Record
+	spots  *verify.Spots // nil: no lane wants them
 
 	head      []block.Block // copies of what belongs into the withheld first MiB
 	headReady chan struct{} // closed when head is complete: the source gave its first good bytes
@@ -111,6 +125,9 @@ func New(src Source, pool *block.Pool, lanes []Lane, total int64, o Options) *Ru
 	r.win = newWindow(o.Window, r.canReread)
 	for i, l := range lanes {
 		r.lanes = append(r.lanes, newLane(r, i, l))
+		if l.Delta && !o.NoProof && !o.FullProof {
+			r.spots = &verify.Spots{}
+		}
 	}
 	return r
 }
@@ -194,6 +211,9 @@ func (r *Run) feed(ctx context.Context) {
 		if !rest {
 			continue
 		}
+		if r.spots != nil {
+			r.spots.Add(b.Off, b.Data)
+		}
 		r.record.Add(verify.Entry{Extent: b.Extent(), Sum: r.sum(b.Data)})
 		r.win.push(share(b))
 		markReady()
@@ -224,15 +244,6 @@ func (r *Run) withhold(b block.Block) (block.Block, bool) {
 		return b, false
 	}
 	return block.New(in.End(), b.Data[in.Len:], b.Release), true
-}
-
-// headBytes returns how much is withheld.
-func (r *Run) headBytes() int64 {
-	var n int64
-	for _, h := range r.head {
-		n += int64(len(h.Data))
-	}
-	return n
 }
 
 // watch waits until every lane has its verdict, and gives lanes up that have

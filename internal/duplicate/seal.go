@@ -2,7 +2,6 @@ package duplicate
 
 import (
 	"context"
-	"fmt"
 
 	"multidd/internal/block"
 	"multidd/internal/verify"
@@ -13,11 +12,11 @@ import (
 // that page, which holds the partition table, a card is known to hold something;
 // so there is no moment at which a card whose power is cut looks whole and is not.
 func (l *lane) seal(ctx context.Context) error {
-	l.enter(Sealing, l.r.headBytes())
+	l.enter(Sealing, l.headBytes())
 	if l.over() {
 		return context.Cause(ctx)
 	}
-	first, rest := l.r.headParts()
+	first, rest := l.headParts()
 	if err := l.sealPart(rest); err != nil {
 		return err
 	}
@@ -36,8 +35,8 @@ func (l *lane) seal(ctx context.Context) error {
 
 // headParts returns what of the withheld bytes belongs into the first page, and
 // the rest.
-func (r *Run) headParts() (first, rest []block.Block) {
-	for _, h := range r.head {
+func (l *lane) headParts() (first, rest []block.Block) {
+	for _, h := range l.head {
 		n := h.Extent().Intersect(block.Extent{Len: verify.Page}).Len
 		if n > 0 {
 			first = append(first, block.New(h.Off, h.Data[:n], nil))
@@ -70,7 +69,7 @@ func (l *lane) sealPart(part []block.Block) error {
 			return mismatch(bad)
 		}
 		l.noteRewrite(bad)
-		l.enter(Sealing, l.r.headBytes())
+		l.enter(Sealing, l.headBytes())
 	}
 	return nil
 }
@@ -118,7 +117,7 @@ func (l *lane) proveHead(part []block.Block) ([]verify.Bad, error) {
 		}
 		b, err := verify.Reexamine(l.t, -1, e, got, p)
 		if err != nil {
-			return nil, fault(fmt.Errorf("read back at byte %d: %w", h.Off, err), verify.ReadEIO, h.Off)
+			return nil, fault(placed("read back", h.Off, err), verify.ReadEIO, h.Off)
 		}
 		b.Narrow(h.Data, p)
 		bad = append(bad, b)
@@ -136,7 +135,7 @@ func (l *lane) unseal(err error) {
 	if changed := l.check(); changed != nil && reasonOf(changed, verify.TargetChanged) != verify.ForeignWrite {
 		return
 	}
-	first, _ := l.r.headParts()
+	first, _ := l.headParts()
 	for _, h := range first {
 		if _, err := l.t.WriteAt(make([]byte, len(h.Data)), h.Off); err != nil {
 			return

@@ -191,6 +191,25 @@ func (w *window) take(c *cursor) (*shared, found) {
 	return s, foundBlock
 }
 
+// has tells whether block i of the run is there, or was, without taking it:
+// foundBlock, foundNone, or foundEnd if there will be none. i is at c's own place or
+// after it.
+func (w *window) has(c *cursor, i int) found {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch there := w.base + len(w.blocks); {
+	case i < there:
+		return foundBlock
+	case w.closed:
+		return foundEnd
+	case c.next >= w.base: // else it has enough to do until it has caught up
+		w.attachLocked(c)
+		c.waiting = true
+		w.evictLocked(c)
+	}
+	return foundNone
+}
+
 // step moves a lane that is behind past a block that it got elsewhere.
 func (w *window) step(c *cursor) {
 	w.mu.Lock()

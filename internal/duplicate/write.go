@@ -145,7 +145,7 @@ func (l *lane) retry(p []byte, off int64, err error) error {
 			off = at
 		}
 	}
-	return fault(fmt.Errorf("write at byte %d: %w", off, err), verify.WriteEIO, off)
+	return fault(placed("write", off, err), verify.WriteEIO, off)
 }
 
 // writeSteps writes p in steps and returns where it failed.
@@ -171,27 +171,25 @@ func (l *lane) next(ctx context.Context, wait bool) (p piece, ok bool, err error
 		s, what := l.r.win.take(l.cursor)
 		switch what {
 		case foundBlock:
-			p = piece{data: s.Data, off: s.Off, release: s.release}
+			p = piece{data: s.Data, off: s.Off, release: s.release, entry: l.cursor.next - 1}
 		case foundBehind:
 			if p, err = l.reread(ctx); err != nil {
 				return piece{}, false, err
 			}
 			l.r.win.step(l.cursor)
 		case foundEnd:
-			return piece{}, false, nil
+			return l.nextExtra(ctx)
 		case foundNone:
 			if !wait {
 				return piece{}, false, nil
 			}
-			l.idle.Store(true)
-			select {
-			case <-l.cursor.wake:
-			case <-ctx.Done():
-				return piece{}, false, context.Cause(ctx)
+			if err := l.await(ctx); err != nil {
+				return piece{}, false, err
 			}
-			l.touch()
-			l.idle.Store(false)
 			continue
+		}
+		if p, err = l.patched(ctx, p); err != nil {
+			return piece{}, false, err
 		}
 		if err := l.fits(block.Extent{Off: p.off, Len: int64(len(p.data))}); err != nil {
 			p.release()
@@ -201,30 +199,65 @@ func (l *lane) next(ctx context.Context, wait bool) (p piece, ok bool, err error
 	}
 }
 
+// await waits for the source.
+func (l *lane) await(ctx context.Context) error {
+	l.idle.Store(true)
+	select {
+	case <-l.cursor.wake:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	l.touch()
+	l.idle.Store(false)
+	return nil
+}
+
 // reread gets the lane's next block from the source's copy and makes sure that it
 // is what the other lanes got.
 func (l *lane) reread(ctx context.Context) (piece, error) {
-	e := l.r.record.At(l.cursor.next)
-	buf, err := l.r.pool.Get(ctx)
+	i := l.cursor.next
+	e := l.r.record.At(i)
+	buf, release, err := l.room(ctx)
 	if err != nil {
 		return piece{}, err
 	}
-	if err := l.r.fetch(buf[:e.Len], e); err != nil {
-		l.r.pool.Put(buf)
+	if err := l.r.fetch(buf[:e.Len], e, nil); err != nil {
+		release()
 		return piece{}, err
 	}
-	return piece{data: buf[:e.Len], off: e.Off, release: func() { l.r.pool.Put(buf) }}, nil
+	return piece{data: buf[:e.Len], off: e.Off, release: release, entry: i}, nil
 }
 
-// fetch reads a block again from the source. If it is not what it was, the image
-// was changed meanwhile, and no card can be trusted.
-func (r *Run) fetch(p []byte, e verify.Entry) error {
+// room returns a buffer for a block that only this lane has, and what to call when
+// it is free again. A lane that compares has its buffers of the pool full of what
+// the card gave, so it does not wait for another: it has one of its own for the
+// block that it is looking at.
+func (l *lane) room(ctx context.Context) (buf []byte, release func(), err error) {
+	if l.delta {
+		if l.scratch == nil {
+			l.scratch = make([]byte, l.r.pool.BufferSize())
+		}
+		return l.scratch, func() {}, nil
+	}
+	if buf, err = l.r.pool.Get(ctx); err != nil {
+		return nil, nil, err
+	}
+	return buf, func() { l.r.pool.Put(buf) }, nil
+}
+
+// fetch reads a block again from the source, or a part of one, and lays over it what
+// the lane has to, if lay is not nil. If it is not what it was, the image was
+// changed meanwhile, and no card can be trusted.
+func (r *Run) fetch(p []byte, e verify.Entry, lay func(p []byte, off int64)) error {
 	if r.reread == nil {
 		return fault(fmt.Errorf("there is no copy of the image to go on from at byte %d", e.Off), verify.StoreFull, e.Off)
 	}
 	// A copy that was cut short still has what it had.
 	if _, err := r.reread.ReadAt(p, e.Off); err != nil {
 		return fault(fmt.Errorf("read the image again at byte %d: %w", e.Off, err), verify.StoreFull, e.Off)
+	}
+	if lay != nil {
+		lay(p, e.Off)
 	}
 	if verify.Sum(p) != e.Sum {
 		err := fault(fmt.Errorf("the image changed while it was being written to the cards: at byte %d it is not what it was before", e.Off), verify.ImageDigest, e.Off)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -99,6 +100,40 @@ func Probe(c Card, places []int64, progress func()) error {
 		return small
 	}
 	return nil
+}
+
+// ProbeKeeping is as Probe, but puts back what was there, unless the card turns
+// out to hold less than it claims. A place that cannot be read is left alone.
+// What was put back is not flushed; it may be wrong if the card is bad, or if the
+// error is not nil.
+func ProbeKeeping(c Card, places []int64, progress func()) error {
+	if progress == nil {
+		progress = func() {}
+	}
+	kept, err := block.Aligned(max(1, len(places)) * Page)
+	if err != nil {
+		return err
+	}
+	defer block.Free(kept)
+	var legible []int64
+	page := func(i int) []byte { return kept[i*Page : (i+1)*Page] }
+	for _, at := range places {
+		if _, err := c.ReadAt(page(len(legible)), at); err == nil {
+			legible = append(legible, at)
+		}
+		progress()
+	}
+	err = Probe(c, legible, progress)
+	if _, small := errors.AsType[*CapacityError](err); small {
+		return err
+	}
+	for i, at := range legible {
+		if _, back := c.WriteAt(page(i), at); back != nil {
+			err = errors.Join(err, fmt.Errorf("put back what was there before the capacity was probed: %w", back))
+		}
+		progress()
+	}
+	return err
 }
 
 // marks are pages that nobody else writes, a different one for each place. A mark

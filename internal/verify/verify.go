@@ -11,6 +11,7 @@ package verify
 import (
 	"fmt"
 	"io"
+	"sort"
 	"sync"
 
 	"github.com/zeebo/xxh3"
@@ -67,16 +68,31 @@ func (r *Record) Bytes() int64 {
 	return r.bytes
 }
 
+// Find returns which block, in a record of ascending ones, has the byte at off;
+// ok is false if none has.
+func (r *Record) Find(off int64) (i int, ok bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	i = sort.Search(len(r.entries), func(i int) bool { return r.entries[i].End() > off })
+	return i, i < len(r.entries) && r.entries[i].Off <= off
+}
+
+// Proofs are what is to be proved of one card: a Record, or one with a few blocks
+// of the card's own.
+type Proofs interface {
+	Len() int
+	At(i int) Entry
+}
+
 // owners returns for each digest that a bad block gave the offset of the block that
 // it belongs to; several is set if there are more than one.
-func (r *Record) owners(bad []Bad) map[block.Digest]owner {
+func owners(p Proofs, bad []Bad) map[block.Digest]owner {
 	found := make(map[block.Digest]owner, len(bad))
 	for _, b := range bad {
 		found[b.Got] = owner{off: -1}
 	}
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	for _, e := range r.entries {
+	for i := range p.Len() {
+		e := p.At(i)
 		if o, ok := found[e.Sum]; ok {
 			found[e.Sum] = owner{e.Off, o.off >= 0}
 		}
@@ -91,7 +107,7 @@ type owner struct {
 
 // A Bad is a block that did not read back as it was written.
 type Bad struct {
-	Index int // in the Record; -1: it is not in there
+	Index int // in the Proofs; -1: it is not in there
 	Entry
 	Got block.Digest // of what was read
 	// First and Last are the offsets of the first and just past the last bad
@@ -176,13 +192,13 @@ func (e *CapacityError) Offset() int64 { return e.Real }
 // Diagnose looks for a pattern in what read back wrong after the whole card was
 // written. It returns a *CapacityError if the card seems to hold less than it
 // says, and nil if the bad blocks are just bad.
-func Diagnose(r *Record, bad []Bad) error {
+func Diagnose(p Proofs, bad []Bad) error {
 	if len(bad) == 0 {
 		return nil
 	}
 	// A block that holds what belongs to just one other, later place: the
 	// address wrapped around in between, once or several times.
-	owners, wrap := r.owners(bad), int64(0)
+	owners, wrap := owners(p, bad), int64(0)
 	for _, b := range bad {
 		if o := owners[b.Got]; o.off > b.Off && !o.several && (wrap == 0 || o.off-b.Off < wrap) {
 			wrap = o.off - b.Off
@@ -194,7 +210,7 @@ func Diagnose(r *Record, bad []Bad) error {
 	// Good up to one block and bad from there to the end: limbo. Equal blocks,
 	// such as those of zeros, may look right in limbo by chance.
 	const few = 8
-	n := r.Len()
+	n := p.Len()
 	first := bad[0].Index
 	if first <= 0 || len(bad) < few || bad[len(bad)-1].Index < n-few {
 		return nil

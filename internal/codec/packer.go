@@ -33,6 +33,8 @@ type packer struct {
 	shape shape
 
 	piece *piece      // being filled
+	zeros *zeroPiece  // what a piece of nothing but zeros packs to
+	blank bool        // the piece before the one being filled was such a one
 	free  chan *piece // all others that are not under way
 	work  chan *piece
 	order chan *piece
@@ -49,8 +51,18 @@ type piece struct {
 	buf    []byte // what is before the piece, and the piece
 	before int    // length of the former
 	out    []byte
+	zero   bool // it is nothing but zeros, and so is what is before it: see zeroPiece
 	err    error
 	ready  chan struct{} // has room for one: out and err are there
+}
+
+// A zeroPiece is a whole piece of zeros, which is packed once however many of them
+// there are.
+type zeroPiece struct {
+	once sync.Once
+	buf  []byte // what is before the piece, and the piece
+	out  []byte
+	err  error
 }
 
 func newPacker(w io.Writer, s shape, o WriteOptions) *packer {
@@ -63,6 +75,7 @@ func newPacker(w io.Writer, s shape, o WriteOptions) *packer {
 		free:  make(chan *piece, workers+2),
 		work:  make(chan *piece, workers+2),
 		order: make(chan *piece, workers+2),
+		zeros: &zeroPiece{},
 	}
 	for range workers + 2 { // one is being filled, one written
 		p.free <- &piece{ready: make(chan struct{}, 1)}
@@ -83,11 +96,7 @@ func (p *packer) Write(b []byte) (n int, err error) {
 		if err := p.failed(); err != nil {
 			return n, err
 		}
-		if p.piece == nil {
-			p.piece = <-p.free
-			p.piece.buf, p.piece.before = p.piece.buf[:0], 0
-		}
-		c := p.piece
+		c := p.filling()
 		if cap(c.buf) == 0 {
 			c.buf = make([]byte, 0, before+size)
 		}
@@ -95,10 +104,48 @@ func (p *packer) Write(b []byte) (n int, err error) {
 		c.buf = append(c.buf, b[:k]...)
 		n, b = n+k, b[k:]
 		if len(c.buf) == c.before+size {
+			p.blank = false
 			p.send(before)
 		}
 	}
 	return n, nil
+}
+
+// filling returns the piece that is being filled, or begins one.
+func (p *packer) filling() *piece {
+	if p.piece == nil {
+		p.piece = <-p.free
+		p.piece.buf, p.piece.before, p.piece.zero = p.piece.buf[:0], 0, false
+	}
+	return p.piece
+}
+
+// WriteZeros writes n zeros.
+func (p *packer) WriteZeros(n int64) error {
+	if p.closed {
+		return errClosed
+	}
+	size, before := p.shape.cuts()
+	for n > 0 {
+		c := p.filling()
+		whole := len(c.buf) == c.before && n >= int64(size)
+		if whole && (before == 0 || p.blank) {
+			if err := p.failed(); err != nil {
+				return err
+			}
+			c.zero = true
+			p.send(before)
+			n -= int64(size)
+			continue
+		}
+		k := min(n, int64(c.before+size-len(c.buf)))
+		if err := writeZeros(p, k); err != nil {
+			return err
+		}
+		p.blank = whole
+		n -= k
+	}
+	return nil
 }
 
 // send lets the filled piece be packed, and begins the next with its end.
@@ -110,6 +157,7 @@ func (p *packer) send(before int) {
 		if cap(next.buf) == 0 {
 			next.buf = make([]byte, 0, cap(c.buf))
 		}
+		next.zero = false
 		next.buf = append(next.buf[:0], c.buf[max(0, len(c.buf)-before):]...)
 		next.before = len(next.buf)
 		p.piece = next
@@ -144,11 +192,25 @@ func (p *packer) pack() {
 	engine, err := p.shape.engine()
 	for c := range p.work {
 		c.err = err
-		if err == nil {
+		switch {
+		case err != nil:
+		case c.zero:
+			c.err = p.zeros.pack(engine, p.shape)
+		default:
 			c.out, c.err = engine(c.out[:0], c.buf[:c.before], c.buf[c.before:])
 		}
 		c.ready <- struct{}{}
 	}
+}
+
+// pack packs a piece of zeros behind zeros, the first time.
+func (z *zeroPiece) pack(engine engine, s shape) error {
+	z.once.Do(func() {
+		size, before := s.cuts()
+		z.buf = make([]byte, before+size)
+		z.out, z.err = engine(nil, z.buf[:before], z.buf[before:])
+	})
+	return z.err
 }
 
 // write writes what has been packed, in order.
@@ -160,8 +222,13 @@ func (p *packer) write() {
 			err = c.err
 		}
 		if err == nil {
-			_, err = p.w.Write(c.out)
-			p.shape.packed(c.buf[c.before:], c.out)
+			in, out := c.buf[c.before:], c.out
+			if c.zero {
+				_, before := p.shape.cuts()
+				in, out = p.zeros.buf[before:], p.zeros.out
+			}
+			_, err = p.w.Write(out)
+			p.shape.packed(in, out)
 		}
 		p.fail(err)
 		p.free <- c

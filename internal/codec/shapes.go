@@ -92,7 +92,7 @@ func (s *gzipShape) engine() (engine, error) {
 
 // A zstdShape is frames of 4 MiB, and at the end a table of their lengths in a
 // frame that is skipped when unpacking, with which a reader can begin at any of
-// them: the seekable format.
+// them: the seekable format, see Seekable.
 type zstdShape struct {
 	level int
 	table []byte
@@ -104,18 +104,15 @@ func (s *zstdShape) cuts() (piece, before int) { return 4 << 20, 0 }
 func (s *zstdShape) cost() int64               { return 24 << 20 }
 func (s *zstdShape) begin() []byte             { return nil }
 
+// packed lists a frame, whose last four bytes are its checksum.
 func (s *zstdShape) packed(piece, out []byte) {
 	s.table = le.AppendUint32(le.AppendUint32(s.table, uint32(len(out))), uint32(len(piece)))
+	s.table = append(s.table, out[len(out)-4:]...)
 }
 
-// zstdEmpty is a frame of nothing: flags, its length, an empty last block.
-const zstdEmpty = zstdMagic + "\x20\x00" + "\x01\x00\x00"
-
-const (
-	seekTableMagic = "\x5e\x2a\x4d\x18" // of the frame to be skipped
-	seekTableEnd   = "\xb1\xea\x92\x8f"
-	seekTableFoot  = 9 // bytes: the number of frames, flags, seekTableEnd
-)
+// zstdEmpty is a frame of nothing: flags, its length, an empty last block, the
+// checksum.
+const zstdEmpty = zstdMagic + "\x24\x00" + "\x01\x00\x00" + "\x99\xe9\xd8\x51"
 
 func (s *zstdShape) end() []byte {
 	var b []byte
@@ -125,12 +122,13 @@ func (s *zstdShape) end() []byte {
 	}
 	b = le.AppendUint32(append(b, seekTableMagic...), uint32(len(s.table)+seekTableFoot))
 	b = append(b, s.table...)
-	b = le.AppendUint32(b, uint32(len(s.table)/8))
-	return append(append(b, 0), seekTableEnd...)
+	b = le.AppendUint32(b, uint32(len(s.table)/12))
+	return append(append(b, seekTableSums), seekTableEnd...)
 }
 
 func (s *zstdShape) engine() (engine, error) {
-	z, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(true), zstd.WithLowerEncoderMem(true),
+	// As a single segment, each frame says how long it is, however short.
+	z, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(true), zstd.WithLowerEncoderMem(true), zstd.WithSingleSegment(true),
 		zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(s.level)))
 	return func(dst, _, piece []byte) ([]byte, error) {
 		return z.EncodeAll(piece, dst), nil

@@ -66,6 +66,29 @@ func (o WriteOptions) level(usual int) int {
 	return o.Level
 }
 
+// WriteZeros writes n zeros to a writer that NewWriter returned. That takes next
+// to no time where the format is packed in pieces, of which zeros are but one.
+func WriteZeros(w io.Writer, n int64) error {
+	if z, ok := w.(interface{ WriteZeros(n int64) error }); ok {
+		return z.WriteZeros(n)
+	}
+	return writeZeros(w, n)
+}
+
+// someZeros are never anything else.
+var someZeros [64 << 10]byte
+
+func writeZeros(w io.Writer, n int64) error {
+	for n > 0 {
+		k, err := w.Write(someZeros[:min(n, int64(len(someZeros)))])
+		if err != nil {
+			return err
+		}
+		n -= int64(k)
+	}
+	return nil
+}
+
 // A plainWriter packs nothing.
 type plainWriter struct{ io.Writer }
 

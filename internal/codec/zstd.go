@@ -89,39 +89,63 @@ type zstdHeader struct {
 	checksum bool
 }
 
+// The flags of a header.
+const (
+	zstdChecksum = 0x04 // a checksum follows the last block
+	zstdSingle   = 0x20 // the window is as long as what the frame unpacks to
+)
+
+// zstdHeaderMost is the longest that a header can be, in bytes.
+const zstdHeaderMost = 18
+
+// zstdHeaderLen returns how long a header with such flags is, in bytes.
+func zstdHeaderLen(flags byte) int {
+	n := 5 + zstdDictLen(flags) + zstdSizeLen(flags)
+	if flags&zstdSingle == 0 {
+		n++
+	}
+	return n
+}
+
+func zstdDictLen(flags byte) int { return [4]int{0, 1, 2, 4}[flags&3] }
+
+func zstdSizeLen(flags byte) int {
+	if flags&zstdSingle != 0 && flags>>6 == 0 {
+		return 1
+	}
+	return [4]int{0, 2, 4, 8}[flags>>6]
+}
+
 // readZstdHeader looks at the header that stands next, and leaves it there.
 func readZstdHeader(in *input) (zstdHeader, error) {
 	b, err := in.peek(5)
 	if err != nil {
 		return zstdHeader{}, cut(err)
 	}
-	flags := b[4]
-	single := flags&0x20 != 0
-	dictLen := [4]int{0, 1, 2, 4}[flags&3]
-	sizeLen := [4]int{0, 2, 4, 8}[flags>>6]
-	if single && sizeLen == 0 {
-		sizeLen = 1
-	}
-	h := zstdHeader{len: 5 + dictLen + sizeLen, size: -1, checksum: flags&0x04 != 0}
-	if !single {
-		h.len++
-	}
-	if b, err = in.peek(h.len); err != nil {
+	if b, err = in.peek(zstdHeaderLen(b[4])); err != nil {
 		return zstdHeader{}, cut(err)
 	}
+	return parseZstdHeader(b)
+}
+
+// parseZstdHeader reads the header at the front of b, which is all there.
+func parseZstdHeader(b []byte) (zstdHeader, error) {
+	flags := b[4]
+	h := zstdHeader{len: zstdHeaderLen(flags), size: -1, checksum: flags&zstdChecksum != 0}
 	b = b[5:]
-	if !single {
+	if flags&zstdSingle == 0 {
 		base := int64(1) << (10 + b[0]>>3)
 		h.window = base + base/8*int64(b[0]&7)
 		b = b[1:]
 	}
+	dictLen := zstdDictLen(flags)
 	for _, d := range b[:dictLen] {
 		if d != 0 {
 			return zstdHeader{}, unsupported("it was packed with a dictionary, which is not here; unpack it with zstd -D and pipe it in")
 		}
 	}
 	b = b[dictLen:]
-	switch sizeLen {
+	switch zstdSizeLen(flags) {
 	case 1:
 		h.size = int64(b[0])
 	case 2:
@@ -131,10 +155,24 @@ func readZstdHeader(in *input) (zstdHeader, error) {
 	case 8:
 		h.size = int64(min(le.Uint64(b), math.MaxInt64))
 	}
-	if single {
+	if flags&zstdSingle != 0 {
 		h.window = h.size
 	}
 	return h, nil
+}
+
+// zstdBlock reads a block's header, three bytes, and returns how long it and the
+// block are.
+func zstdBlock(b []byte) (n int64, last bool, err error) {
+	head := uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16
+	n = 3 + int64(head>>3)
+	switch head >> 1 & 3 {
+	case 1: // one byte, repeated
+		n = 3 + 1
+	case 3:
+		err = errors.New("a block is of a kind that does not exist")
+	}
+	return n, head&1 != 0, err
 }
 
 // A zstdFrame is the bytes of one frame and no more: it walks along the blocks.
@@ -154,14 +192,8 @@ func (f *zstdFrame) Read(p []byte) (int, error) {
 		if err != nil {
 			return 0, cut(err)
 		}
-		head := uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16
-		f.last = head&1 != 0
-		f.left = 3 + int64(head>>3)
-		switch head >> 1 & 3 {
-		case 1: // one byte, repeated
-			f.left = 3 + 1
-		case 3:
-			return 0, errors.New("a block is of a kind that does not exist")
+		if f.left, f.last, err = zstdBlock(b); err != nil {
+			return 0, err
 		}
 		if f.last && f.checksum {
 			f.left += 4

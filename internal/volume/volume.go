@@ -134,7 +134,7 @@ type opener func(r io.ReaderAt, size int64) (fileSystem, error)
 
 // openers is one table of all the file systems that are known.
 func openers() []opener {
-	return []opener{}
+	return []opener{openExt}
 }
 
 // errNotMine comes from an opener that does not see its kind of file system.

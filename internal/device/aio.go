@@ -34,6 +34,7 @@ type request struct {
 	op   op
 	p    []byte // must stay reachable while the kernel has it
 	off  int64
+	res  int64 // what the kernel made of it: so many bytes, or a negative error
 	done bool
 	err  error
 }
@@ -99,10 +100,10 @@ func (c *Card) Wait() error {
 	if len(q.pending) == 0 {
 		return newError("", nil, "wait for a request to %s: none was started", c.disk.Path)
 	}
-	r := q.pending[0]
-	for !r.done {
+	for !q.pending[0].done {
 		q.reap(c, true)
 	}
+	r := q.pending[0]
 	q.pending[0] = nil
 	q.pending = q.pending[1:]
 	q.first++
@@ -180,30 +181,52 @@ func (q *queue) submit(h *handle, r *request) error {
 }
 
 // reap takes back what the kernel has done; if wait is set, one request at least.
+// If one of them failed, and wait is set, all are waited for before the reason is
+// looked for: that look opens the device anew, by which the kernel takes note of a
+// card that was put in meanwhile, and would give it what is still under way.
 func (q *queue) reap(c *Card, wait bool) {
-	if q.inFlight == 0 {
-		return
+	var ended [depth]*request
+	n, failed := 0, false
+	for q.inFlight > 0 {
+		var events [depth]ioEvent
+		got, err := q.events(events[:], wait)
+		if err != nil {
+			if !isAny(err, unix.EINTR) && wait {
+				// The context is gone, which cannot be; do not go round for ever.
+				q.abandon(c, err)
+			}
+			break
+		}
+		for _, ev := range events[:got] {
+			r := q.pending[ev.data-q.first]
+			q.inFlight--
+			r.res = ev.res
+			ended[n] = r
+			n++
+			failed = failed || ev.res < int64(len(r.p))
+		}
+		if !failed || !wait {
+			break
+		}
 	}
-	var events [depth]ioEvent
+	for _, r := range ended[:n] {
+		c.complete(r)
+	}
+}
+
+// events asks the kernel for what it has done; if wait is set, for one at least.
+func (q *queue) events(events []ioEvent, wait bool) (int, error) {
 	var least uintptr
 	var none unix.Timespec
 	timeout := unsafe.Pointer(&none)
 	if wait {
 		least, timeout = 1, nil
 	}
-	n, _, e := unix.Syscall6(unix.SYS_IO_GETEVENTS, q.context, least, depth, uintptr(unsafe.Pointer(&events)), uintptr(timeout), 0)
+	n, _, e := unix.Syscall6(unix.SYS_IO_GETEVENTS, q.context, least, uintptr(len(events)), uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(timeout), 0)
 	if e != 0 {
-		if e != unix.EINTR && wait {
-			// The context is gone, which cannot be; do not go round for ever.
-			q.abandon(c, e)
-		}
-		return
+		return 0, e
 	}
-	for _, ev := range events[:n] {
-		r := q.pending[ev.data-q.first]
-		q.inFlight--
-		c.complete(r, ev.res)
-	}
+	return int(n), nil
 }
 
 // abandon ends all requests with an error. Those that the kernel has may still be
@@ -219,14 +242,14 @@ func (q *queue) abandon(c *Card, err error) {
 	q.inFlight, q.context, q.refused = 0, 0, true
 }
 
-// complete notes what the kernel made of r: res bytes, or a negative error.
-func (c *Card) complete(r *request, res int64) {
+// complete notes what the kernel made of r.
+func (c *Card) complete(r *request) {
 	h := c.handle.Load()
 	r.done = true
-	n, err := int(max(res, 0)), error(nil)
+	n, err := int(max(r.res, 0)), error(nil)
 	switch {
-	case res < 0:
-		err = unix.Errno(-res)
+	case r.res < 0:
+		err = unix.Errno(-r.res)
 	case n < len(r.p) && r.op == opWrite:
 		// The rest, to learn why it was not written.
 		var k int

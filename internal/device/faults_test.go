@@ -146,6 +146,41 @@ func TestABadPlaceIsAnErrorThatNamesIt(t *testing.T) {
 	}
 }
 
+// Why a write failed is looked for only when nothing else is under way: the look
+// opens the device anew, and a card put in meanwhile would get the rest.
+func TestNothingIsUnderWayWhenAFailureIsLookedInto(t *testing.T) {
+	m := devicetest.NewMedium(8*mib, devicetest.FailAt(devicetest.Write, 2*mib, 4096, 1))
+	slow := m.Inject(devicetest.FaultFunc(func(op devicetest.Op, next devicetest.Next) (int, error) {
+		if op.Kind == devicetest.Write && op.Off >= 4*mib {
+			time.Sleep(200 * time.Millisecond)
+		}
+		return next(op)
+	}))
+	defer slow()
+	c := attach(t, m)
+	p := aligned(t, mib)
+	for _, off := range []int64{2 * mib, 4 * mib} {
+		if err := c.StartWrite(p, off); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Wait(); reasonOf(err) != device.ReasonWriteEIO {
+		t.Errorf("the first write: %v", err)
+	}
+	done := int64(0)
+	for _, r := range m.Log() {
+		if r.Kind == devicetest.Write && r.Off >= 4*mib && r.Done {
+			done += int64(r.Len)
+		}
+	}
+	if done != mib {
+		t.Errorf("%d bytes of the second write were done when the first was told", done)
+	}
+	if err := c.Wait(); err != nil {
+		t.Errorf("the second write: %v", err)
+	}
+}
+
 func TestAFlushThatFailedOnceStaysFailed(t *testing.T) {
 	m := devicetest.NewMedium(mib)
 	c := attach(t, m)

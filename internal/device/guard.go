@@ -26,6 +26,7 @@ const (
 	ReasonNoSuchDevice   = "no-such-device"   // there is none of that name
 	ReasonSameDevice     = "same-device"      // given twice, under two names
 	ReasonNoDirectIO     = "no-direct-io"     // Options.Strict cannot be kept
+	ReasonNoDiscard      = "no-discard"       // what it discards need not read as zeros; see Card.CanDiscard
 	ReasonUnknown        = "unknown"          // a fact that matters cannot be had
 
 	ReasonTargetChanged = "target-changed" // another card sits where the checked one sat

@@ -563,7 +563,6 @@ func TestAnOldTableGoesWithADelta(t *testing.T) {
 type discarding struct {
 	*memCard
 	leaves byte
-	skip   int // that many first
 	asked  []block.Extent
 }
 

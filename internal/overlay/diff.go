@@ -105,18 +105,38 @@ func (c *collector) compare(at int64, old, now []byte, unit int) error {
 	return c.add(at+int64(begin), now[begin:])
 }
 
-// add adds a piece with a copy of the data.
+// grain is the least run of zeros that is a piece of its own, in bytes.
+const grain = 16 << 10
+
+// add adds a copy of the data, as pieces of zeros and of other bytes.
 func (c *collector) add(off int64, data []byte) error {
 	if c.zeros == nil {
 		c.zeros = make([]byte, pieceSize)
 	}
-	if n := len(data); bytes.Equal(data, c.zeros[:n]) {
-		c.pieces = append(c.pieces, block.New(off, c.zeros[:n:n], nil))
-		return nil
+	for len(data) > 0 {
+		zero := c.isZero(off, data)
+		n := 0
+		for n < len(data) && c.isZero(off+int64(n), data[n:]) == zero {
+			n += c.grain(off+int64(n), data[n:])
+		}
+		piece := c.zeros[:n:n]
+		if !zero {
+			if c.bytes += int64(n); c.bytes > MaxBytes {
+				return fmt.Errorf("more than %d MiB of the disk would differ from one card to the next", MaxBytes>>20)
+			}
+			piece = bytes.Clone(data[:n])
+		}
+		c.pieces = append(c.pieces, block.New(off, piece, nil))
+		off, data = off+int64(n), data[n:]
 	}
-	if c.bytes += int64(len(data)); c.bytes > MaxBytes {
-		return fmt.Errorf("more than %d MiB of the disk would differ from one card to the next", MaxBytes>>20)
-	}
-	c.pieces = append(c.pieces, block.New(off, bytes.Clone(data), nil))
 	return nil
+}
+
+// grain returns how many of the bytes are in the grain that the first is in.
+func (c *collector) grain(off int64, data []byte) int { return min(len(data), int(grain-off%grain)) }
+
+// isZero tells whether the grain that the data begins with is zeros.
+func (c *collector) isZero(off int64, data []byte) bool {
+	n := c.grain(off, data)
+	return bytes.Equal(data[:n], c.zeros[:n])
 }

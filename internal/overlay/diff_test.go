@@ -65,6 +65,17 @@ func (f flat) ReadAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
+// dotted is a disk of zeros with a byte in every MiB.
+type dotted struct{}
+
+func (*dotted) ReadAt(p []byte, off int64) (int, error) {
+	clear(p)
+	for at := (off + 1<<20 - 1) &^ (1<<20 - 1); at < off+int64(len(p)); at += 1 << 20 {
+		p[at-off] = 1
+	}
+	return len(p), nil
+}
+
 // A file system that grows has hundreds of MiB of empty inode tables.
 func TestZerosTakeNoMemory(t *testing.T) {
 	where := []block.Extent{{Off: 5, Len: 4 * MaxBytes}}
@@ -88,6 +99,11 @@ func TestZerosTakeNoMemory(t *testing.T) {
 				t.Fatalf("%s: zeros at %d have memory of their own", name, p.Off)
 			}
 		}
+	}
+	// A few other bytes among them take little.
+	pieces, err := Take(&dotted{}, []block.Extent{{Off: 0, Len: 2 * MaxBytes}})
+	if err != nil || len(pieces) < 256 {
+		t.Errorf("%d pieces: %v", len(pieces), err)
 	}
 	// Negative control: of anything else there may not be that much.
 	if _, err := Take(flat(1), where); err == nil || !strings.Contains(err.Error(), "more than 64 MiB") {

@@ -102,7 +102,7 @@ func (t *table) chain(r io.ReaderAt) iter.Seq2[Part, error] {
 		}
 		at, number := t.extended.Off, 5
 		sector := make([]byte, mbrSector)
-		for seen := map[int64]bool{}; ; seen[at] = true {
+		for seen := map[int64]bool{}; ; {
 			err := readAt(r, sector, at)
 			switch {
 			case seen[at] || len(seen) > maxLogicals:
@@ -114,6 +114,7 @@ func (t *table) chain(r io.ReaderAt) iter.Seq2[Part, error] {
 				yield(Part{}, err)
 				return
 			}
+			seen[at] = true
 			data, next := links(sector)
 			if !data.empty() {
 				data.Off += at

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"multidd/internal/block"
 )
@@ -253,9 +254,12 @@ func fsck(tb testing.TB, path, kind string) string {
 	default:
 		return ""
 	}
-	out, err := command(tb, name, append(args, path)...).CombinedOutput()
+	cmd := command(tb, name, append(args, path)...)
+	timer := time.AfterFunc(time.Minute, func() { _ = cmd.Cancel() }) // on noise some go on and on
+	defer timer.Stop()
+	out, err := cmd.CombinedOutput()
 	if err != nil {
-		return fmt.Sprintf("%s: %v\n%s", name, err, out)
+		return fmt.Sprintf("%s: %v\n%s", name, err, out[:min(len(out), 10_000)])
 	}
 	if strings.Contains(string(out), "[Fail]") || strings.Contains(string(out), "[ASSERT]") || strings.Contains(string(out), "WARNING: ") && kind != "btrfs" {
 		return fmt.Sprintf("%s: %s", name, out)

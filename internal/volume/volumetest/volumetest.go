@@ -284,7 +284,7 @@ func command(tb testing.TB, name string, args ...string) *exec.Cmd {
 	if path == "" {
 		lacking(tb, name+" is not installed; docs/testing.md names the packages that the tests need")
 	}
-	cmd := exec.Command(path, args...)
+	cmd := exec.CommandContext(tb.Context(), path, args...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "TZ=UTC", "MTOOLS_SKIP_CHECK=1")
 	return cmd
 }

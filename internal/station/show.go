@@ -44,6 +44,7 @@ func (s *Station) lane(i int, c Card, p duplicate.Progress, t duplicate.Totals) 
 		Index: i, Slot: Clean(c.Slot), Device: Clean(c.Device), Model: Clean(c.Model), Serial: Clean(c.Serial), Size: c.Size,
 		Phase: p.Phase, Done: p.Done, Total: p.Total, Behind: p.Behind, Stalled: p.Stalled,
 		Retries: p.Retries, Rewrote: p.Rewrote, ETA: -1, Offset: -1,
+		Delta: c.Delta, Compared: p.Compared, Differed: p.Differed,
 		Amber: append(slices.Clone(c.Amber), p.Amber...),
 	}
 	if s, ok := s.src.(interface{ TableSector() int }); ok {
@@ -60,12 +61,7 @@ func (s *Station) lane(i int, c Card, p duplicate.Progress, t duplicate.Totals) 
 	if !p.Began.IsZero() {
 		l.Took = p.Ended.Sub(p.Began)
 		if !p.Wrote.IsZero() {
-			if d := p.Wrote.Sub(p.Began).Seconds(); d > 0 {
-				l.WriteRate = float64(p.Written) / d
-			}
-			if d := p.Ended.Sub(p.Wrote).Seconds(); d > 0 && v.Phase == Good {
-				l.ReadRate = float64(p.Written) / d
-			}
+			setRates(&l, p, v)
 		}
 	}
 	l.Reason, l.Step, l.Offset = v.Reason, v.Step, v.Offset
@@ -76,6 +72,30 @@ func (s *Station) lane(i int, c Card, p duplicate.Progress, t duplicate.Totals) 
 		l.Bad = append(l.Bad, BadRange{b.First, b.Last - b.First, b.Sum.String(), b.Got.String()})
 	}
 	return l
+}
+
+// setRates works out how fast a card was that was written to its end.
+func setRates(l *LaneState, p duplicate.Progress, v *duplicate.Verdict) {
+	writing, reading := p.Wrote.Sub(p.Began).Seconds(), p.Ended.Sub(p.Wrote).Seconds()
+	switch {
+	case l.Delta && writing > 0:
+		l.ReadRate = float64(p.Compared) / writing
+	case l.Delta:
+		return
+	case writing > 0:
+		l.WriteRate = float64(p.Written) / writing
+	}
+	if reading > 0 && v.Phase == Good && !l.Delta {
+		l.ReadRate = float64(p.Written) / reading
+	}
+}
+
+// pace is how fast a card went through the image.
+func (l LaneState) pace() float64 {
+	if l.Delta {
+		return l.ReadRate
+	}
+	return l.WriteRate
 }
 
 // sentence says what happened, what it probably means and what to do.
@@ -101,7 +121,12 @@ func eta(l LaneState, p duplicate.Progress, t duplicate.Totals, writeRate float6
 		rate = writeRate
 	}
 	left := float64(l.Total - l.Done)
-	if l.Phase <= Flushing {
+	if l.Phase <= Flushing && l.Delta {
+		left += float64(p.Differed) // and as much again as it may still be
+		if l.Phase == Comparing && l.Done > 0 {
+			left += float64(p.Differed) / float64(l.Done) * float64(l.Total-l.Done)
+		}
+	} else if l.Phase <= Flushing {
 		left += float64(max(0, t.Total))
 	}
 	return time.Duration(left / rate * float64(time.Second)).Round(time.Second)
@@ -112,7 +137,7 @@ func flagSlow(lanes []LaneState) {
 	var rates []float64
 	for _, l := range lanes {
 		if l.Phase == Good || l.Phase == Unverified {
-			rates = append(rates, l.WriteRate)
+			rates = append(rates, l.pace())
 		}
 	}
 	if len(rates) < 3 {
@@ -122,8 +147,8 @@ func flagSlow(lanes []LaneState) {
 	median := rates[len(rates)/2]
 	for i := range lanes {
 		l := &lanes[i]
-		if (l.Phase == Good || l.Phase == Unverified) && l.WriteRate < median/2 {
-			l.Amber = append(l.Amber, fmt.Sprintf("The card is much slower than the others: it took %.1f MB/s, most cards %.1f MB/s.", l.WriteRate/1e6, median/1e6))
+		if (l.Phase == Good || l.Phase == Unverified) && l.pace() < median/2 {
+			l.Amber = append(l.Amber, fmt.Sprintf("The card is much slower than the others: it took %.1f MB/s, most cards %.1f MB/s.", l.pace()/1e6, median/1e6))
 		}
 	}
 }
@@ -170,10 +195,10 @@ func (s *Station) bottleneck(snap Snapshot) Bottleneck {
 	writing, active := 0, 0
 	onBus, shares := map[string]float64{}, map[string]int{}
 	for i, l := range snap.Lanes {
-		if l.Phase == Writing {
+		if l.Phase == Writing || l.Phase == Comparing {
 			writing++
 		}
-		if l.Phase == Writing || l.Phase == Verifying {
+		if l.Phase == Writing || l.Phase == Comparing || l.Phase == Verifying {
 			active++
 			onBus[s.cards[i].Bus] += l.Rate
 			shares[s.cards[i].Bus]++
@@ -248,7 +273,7 @@ func (m *meter) writeRate(p duplicate.Progress) float64 {
 		end = time.Now()
 	}
 	if d := end.Sub(p.Began).Seconds(); d > 0 {
-		return float64(p.Written) / d
+		return float64(max(p.Written, p.Compared)) / d
 	}
 	return 0
 }

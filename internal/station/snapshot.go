@@ -18,6 +18,7 @@ type Phase = duplicate.Phase
 const (
 	Ready       = duplicate.Ready       // opened and checked, nothing written
 	Preparing   = duplicate.Preparing   // probing the capacity, blanking the first MiB
+	Comparing   = duplicate.Comparing   // being read, and written where it differs
 	Writing     = duplicate.Writing     // taking the image's blocks
 	Flushing    = duplicate.Flushing    // emptying the card's own cache
 	Verifying   = duplicate.Verifying   // reading back
@@ -82,6 +83,12 @@ type LaneState struct {
 	Serial string
 	Size   int64 // of the card, in bytes
 
+	// Delta: the card is read first, and only what differs is written. Compared is
+	// how many bytes have been looked at, Differed how many of them were not as they
+	// should be and were written, or are about to be.
+	Delta              bool
+	Compared, Differed int64
+
 	Phase   Phase
 	Done    int64 // bytes done in this phase
 	Total   int64 // bytes to do in this phase; -1: not known yet
@@ -96,8 +103,8 @@ type LaneState struct {
 
 	// For a final lane:
 	Took      time.Duration // from the first byte to the verdict
-	WriteRate float64       // mean, bytes per second, the flush included
-	ReadRate  float64       // mean, of the reading back
+	WriteRate float64       // mean, bytes per second, the flush included; 0 of a Delta
+	ReadRate  float64       // mean, of the reading back; of a Delta, of the comparing
 	Reason    verify.Reason // why it is not good
 	Step      Phase         // in which phase that happened
 	Offset    int64         // where on the card; -1: nowhere in particular

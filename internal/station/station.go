@@ -40,6 +40,10 @@ type Card struct {
 	Bus                         string // which bus the card shares with others, such as a USB root hub; empty: none
 	BusSpeed                    int    // of that bus in Mbit/s; 0: not known
 	Amber                       []string
+	// Delta has the card read first, and only what differs written.
+	Delta bool
+	// Patch is what differs on this card from the image; nil: nothing.
+	Patch duplicate.Patch
 	// Blank is what else of an earlier content is blanked first, see
 	// duplicate.Lane.
 	Blank []block.Extent
@@ -92,7 +96,7 @@ func New(ctx context.Context, src Source, cards []Card, o Options) *Station {
 	}
 	lanes := make([]duplicate.Lane, len(cards))
 	for i, c := range cards {
-		lanes[i] = duplicate.Lane{Target: c.Target, Size: c.Size, Blank: c.Blank, Plain: c.Plain}
+		lanes[i] = duplicate.Lane{Target: c.Target, Size: c.Size, Blank: c.Blank, Plain: c.Plain, Patch: c.Patch, Delta: c.Delta}
 	}
 	s := &Station{
 		src: src, cards: cards, every: o.Every, writeOnly: o.Engine.NoProof, watchers: map[chan Snapshot]struct{}{},

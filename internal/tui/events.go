@@ -51,10 +51,11 @@ type JSONOptions struct {
 //	image      name, format, size, used, read, sha256 ("" until known), error
 //	counts     cards, good, unverified, failed, interrupted, running, stalled
 //	card       lane (from 0), slot, device, model, serial, size
-//	lane       card; phase ("ready", "prepare", "write", "flush", "verify",
-//	           "seal", "good", "unverified", "failed", "interrupted"), done and
-//	           total in this phase, bytes_per_second, eta_seconds, behind,
-//	           stalled_seconds, retries, rewrote, amber: [sentence …]
+//	lane       card; phase ("ready", "prepare", "compare", "write", "flush",
+//	           "verify", "seal", "good", "unverified", "failed", "interrupted"),
+//	           done and total in this phase, bytes_per_second, eta_seconds, behind,
+//	           stalled_seconds, retries, rewrote, amber: [sentence …], compared,
+//	           differed (these two only where what differs is written)
 //	verdict    lane; good, reason (a token, "" if good), step (the phase it
 //	           happened in, "" if good), offset, message, took_seconds,
 //	           write_bytes_per_second, read_bytes_per_second,
@@ -136,6 +137,9 @@ type (
 		Retries int      `json:"retries"`
 		Rewrote int      `json:"rewrote"`
 		Amber   []string `json:"amber"`
+		// Of a lane that writes only what differs.
+		Compared *int64 `json:"compared,omitempty"`
+		Differed *int64 `json:"differed,omitempty"`
 	}
 	verdictJSON struct {
 		laneJSON
@@ -292,8 +296,12 @@ func motionOf(lane station.LaneState) motionJSON {
 }
 
 func laneOf(lane station.LaneState) laneJSON {
+	compared, differed := int64(-1), int64(-1)
+	if lane.Delta {
+		compared, differed = lane.Compared, lane.Differed
+	}
 	return laneJSON{cardOf(lane), motionOf(lane), lane.Behind, seconds(lane.Stalled),
-		lane.Retries, lane.Rewrote, sentences(lane.Amber)}
+		lane.Retries, lane.Rewrote, sentences(lane.Amber), known(compared), known(differed)}
 }
 
 func verdictOf(lane station.LaneState) verdictJSON {

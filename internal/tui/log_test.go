@@ -183,6 +183,7 @@ func TestJSONTellsTheWholeStory(t *testing.T) {
 // fieldOf says which field of a verdict carries a field of a lane.
 var fieldOf = map[string]string{
 	"Index": "lane", "Slot": "slot", "Device": "device", "Model": "model", "Serial": "serial", "Size": "size",
+	"Delta": "compared", "Compared": "compared", "Differed": "differed",
 	"Phase": "phase", "Done": "done", "Total": "total", "Rate": "bytes_per_second", "ETA": "eta_seconds",
 	"Behind": "behind", "Stalled": "stalled_seconds", "Retries": "retries", "Rewrote": "rewrote", "Amber": "amber",
 	"Took": "took_seconds", "WriteRate": "write_bytes_per_second", "ReadRate": "read_bytes_per_second",
@@ -199,7 +200,9 @@ func TestAVerdictCarriesEveryFieldOfItsLane(t *testing.T) {
 		}
 		return out
 	}
-	line, err := encode(verdictOf(failed(card(3, station.Failed, 0), verify.WriteEIO, station.Writing, 17, "")))
+	lane := failed(card(3, station.Failed, 0), verify.WriteEIO, station.Writing, 17, "")
+	lane.Delta = true
+	line, err := encode(verdictOf(lane))
 	if err != nil {
 		t.Fatal(err)
 	}

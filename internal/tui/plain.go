@@ -146,6 +146,8 @@ func phaseWords(lane station.LaneState) string {
 	switch lane.Phase {
 	case station.Preparing:
 		return "preparing"
+	case station.Comparing:
+		return "comparing"
 	case station.Writing:
 		return "writing"
 	case station.Flushing:
@@ -155,6 +157,9 @@ func phaseWords(lane station.LaneState) string {
 	case station.Sealing:
 		return "sealing"
 	case station.Good:
+		if lane.Delta {
+			return fmt.Sprintf("good in %s, %s", clock(lane.Took), differed(lane))
+		}
 		return fmt.Sprintf("good in %s, written at %s, read back at %s",
 			clock(lane.Took), speed(lane.WriteRate), speed(lane.ReadRate))
 	case station.Unverified:
@@ -202,7 +207,9 @@ func written(lane station.LaneState, im station.ImageState) int64 {
 		step = lane.Step
 	}
 	switch {
-	case step < station.Writing:
+	case lane.Delta:
+		return lane.Compared
+	case step < station.Comparing:
 		return 0
 	case step == station.Writing:
 		return max(lane.Done, 0)

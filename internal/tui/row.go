@@ -222,7 +222,7 @@ func (c columns) progress(l look, lane station.LaneState) string {
 	}
 	if c.percent > 0 {
 		p := ""
-		if known && (lane.Phase == station.Writing || lane.Phase == station.Verifying) {
+		if known && underway(lane) {
 			p = percent(f)
 		}
 		out = append(out, l.right(p, c.percent))
@@ -262,7 +262,7 @@ func bar(l look, w int, lane station.LaneState) string {
 	n := int(f * float64(w))
 	s := l.signs
 	switch lane.Phase {
-	case station.Writing:
+	case station.Writing, station.Comparing:
 		if !known {
 			return l.paint(cyan, l.fit(size(lane.Done), w))
 		}
@@ -289,6 +289,13 @@ func (c columns) verdict(l look, lane station.LaneState) string {
 			fmt.Sprintf(" in %s, wrote %s, read %s MB/s", took, wrote, read),
 			fmt.Sprintf(" in %s, wrote %s, read %s", took, wrote, read),
 			" in " + took,
+		}
+		if lane.Delta {
+			details = []string{
+				fmt.Sprintf(" in %s, %s", took, differed(lane)),
+				fmt.Sprintf(" in %s, %s of %s written", took, size(lane.Differed), size(lane.Compared)),
+				" in " + took,
+			}
 		}
 	case station.Unverified:
 		how, word = yellow, "written, not read back"

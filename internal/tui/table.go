@@ -222,6 +222,12 @@ func sentence(snap station.Snapshot) string {
 			" No card is good, and none that was begun looks whole. Fetch or make the image again."
 	case t.all == 0:
 		return "There was no card to write."
+	case t.good == t.all && differed(snap.Lanes...) != "":
+		how := differed(snap.Lanes...) + "."
+		if t.all == 1 {
+			return "The card in " + slotted(snap.Lanes[0]) + " is good: " + how
+		}
+		return fmt.Sprintf("All %d cards are good: in all, %s", t.all, how)
 	case t.good == t.all && t.all == 1:
 		return "The card in " + slotted(snap.Lanes[0]) + " is good: written, flushed and read back."
 	case t.good == t.all && t.all == 2:

@@ -155,6 +155,10 @@ type share struct {
 	underway   float64 // done on the others, and not proved
 }
 
+// compared is the part of a card's way that comparing is, if only what differs is
+// written.
+const compared = 0.95
+
 func (s share) done() float64 { return s.good + s.lost + s.underway }
 
 func shares(snap station.Snapshot) share {
@@ -169,12 +173,16 @@ func shares(snap station.Snapshot) share {
 	one := 1 / float64(len(snap.Lanes))
 	for _, lane := range snap.Lanes {
 		f, _ := part(lane)
+		written := written
+		if lane.Delta {
+			written = max(written, compared)
+		}
 		switch lane.Phase {
 		case station.Good:
 			s.good += one
 		case station.Failed, station.Interrupted:
 			s.lost += one
-		case station.Writing:
+		case station.Writing, station.Comparing:
 			s.underway += one * written * f
 		case station.Flushing:
 			s.underway += one * written
@@ -198,12 +206,34 @@ func left(lanes []station.LaneState) time.Duration {
 		if lane.Phase.Final() || lane.Stalled > 0 {
 			continue
 		}
-		if lane.ETA < 0 && (lane.Phase == station.Writing || lane.Phase == station.Verifying) {
+		if lane.ETA < 0 && underway(lane) {
 			return -1
 		}
 		longest = max(longest, lane.ETA)
 	}
 	return longest
+}
+
+// underway tells whether a lane's bytes are on their way.
+func underway(lane station.LaneState) bool {
+	return lane.Phase == station.Comparing || lane.Phase == station.Writing || lane.Phase == station.Verifying
+}
+
+// differed says how much of the lanes' good cards was written, in a run with Delta:
+// "12.0 MB of 1.00 GB differed, and were written and read back"; "" in any
+// other.
+func differed(lanes ...station.LaneState) string {
+	var of, n int64
+	for _, lane := range lanes {
+		if !lane.Delta {
+			return ""
+		}
+		of, n = of+lane.Compared, n+lane.Differed
+	}
+	if n == 0 {
+		return "nothing of " + size(of) + " differed, and nothing was written"
+	}
+	return size(n) + " of " + size(of) + " differed, and were written and read back"
 }
 
 // capital begins a sentence.

@@ -194,3 +194,33 @@ func TestARunWithoutAnEndIsAnError(t *testing.T) {
 		t.Errorf("a context that has ended: %v", err)
 	}
 }
+
+func TestADeltaSaysHowMuchOfACardWasWritten(t *testing.T) {
+	of := func(i int, differed int64) station.LaneState {
+		lane := card(i, station.Good, 0)
+		lane.Delta, lane.Compared, lane.Differed, lane.Took = true, 1e9, differed, 25*time.Second
+		return lane
+	}
+	table := func(lanes ...station.LaneState) string {
+		snap := at(9, lanes...)
+		snap.Done = true
+		var b strings.Builder
+		if err := Table(&b, snap, TableOptions{Width: 200}); err != nil {
+			t.Fatal(err)
+		}
+		return b.String()
+	}
+	plain := card(1, station.Good, 0)
+	for _, c := range []struct{ got, want string }{
+		{table(of(0, 12e6)), " is good: 12.0 MB of 1.00 GB differed, and were written and read back."},
+		{table(of(0, 0)), " is good: nothing of 1.00 GB differed, and nothing was written."},
+		{table(of(0, 12e6), of(1, 0)), "All 2 cards are good: in all, 12.0 MB of 2.00 GB differed, and were written and read back."},
+		{table(of(0, 12e6), plain), "Both cards are good: written, flushed and read back."},
+		{phaseWords(of(0, 12e6)), "good in 0:25, 12.0 MB of 1.00 GB differed, and were written and read back"},
+		{phaseWords(card(0, station.Comparing, 0.5)), "comparing"},
+	} {
+		if !strings.Contains(c.got, c.want) {
+			t.Errorf("got %q, want %q in it", c.got, c.want)
+		}
+	}
+}

@@ -63,3 +63,12 @@ func (b *bzip2Parts) close() {
 		_ = b.z.Close()
 	}
 }
+
+// newBzip2Writer uses as many workers as the memory for it allows, at least one.
+func newBzip2Writer(w io.Writer, o WriteOptions) (io.WriteCloser, error) {
+	level, n := o.level(9), o.Workers
+	for n > 1 && bzip2.WriterMemory(level, n) > o.Memory {
+		n--
+	}
+	return bzip2.NewWriter(w, level, n)
+}

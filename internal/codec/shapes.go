@@ -7,49 +7,10 @@ import (
 	"hash/crc64"
 	"math/bits"
 
-	"github.com/dsnet/compress/bzip2"
 	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz/lzma"
 )
-
-// bzip2Empty is a stream of nothing: a header, and the end with its checksum.
-const bzip2Empty = "BZh9\x17\x72\x45\x38\x50\x90\x00\x00\x00\x00"
-
-// A bzip2Shape is streams of one block each, one after another, as of pbzip2.
-type bzip2Shape struct {
-	level int
-	some  bool // there was a piece
-}
-
-func newBzip2Shape(o WriteOptions) *bzip2Shape { return &bzip2Shape{level: o.level(9)} }
-
-func (s *bzip2Shape) cuts() (piece, before int) { return s.level * 100_000, 0 }
-func (s *bzip2Shape) cost() int64               { return int64(s.level) * 3_500_000 }
-func (s *bzip2Shape) begin() []byte             { return nil }
-func (s *bzip2Shape) packed(_, _ []byte)        { s.some = true }
-
-func (s *bzip2Shape) end() []byte {
-	if s.some {
-		return nil
-	}
-	return []byte(bzip2Empty)
-}
-
-func (s *bzip2Shape) engine() (engine, error) {
-	z, err := bzip2.NewWriter(nil, &bzip2.WriterConfig{Level: s.level})
-	return func(dst, _, piece []byte) ([]byte, error) {
-		out := bytes.NewBuffer(dst)
-		if err := z.Reset(out); err != nil {
-			return nil, err
-		}
-		if _, err := z.Write(piece); err != nil {
-			return nil, err
-		}
-		err := z.Close()
-		return out.Bytes(), err
-	}, err
-}
 
 // A gzipShape is one member, in which each piece ends at a byte and may refer to
 // the one before it, as of pigz.

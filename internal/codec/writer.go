@@ -41,7 +41,7 @@ func NewWriter(w io.Writer, f Format, o WriteOptions) (io.WriteCloser, error) {
 	case Raw:
 		return plainWriter{w}, nil
 	case Bzip2:
-		return newPacker(w, newBzip2Shape(o), o), nil
+		return newBzip2Writer(w, o)
 	case Gzip:
 		return newPacker(w, newGzipShape(o), o), nil
 	case XZ:

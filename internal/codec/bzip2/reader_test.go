@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -64,6 +65,15 @@ func mustError(t *testing.T, name string, packed []byte, offset int64, reason st
 	if !errors.As(err, &e) || e.Offset != offset || !strings.Contains(e.Reason, reason) {
 		t.Errorf("%s: %v, want an error at byte %d about %q", name, err, offset, reason)
 	}
+}
+
+// missing ends a test that needs a program that is not there: in CI that is an error.
+func missing(t testing.TB, program string, err error) {
+	t.Helper()
+	if os.Getenv("CI") != "" {
+		t.Fatalf("%s must be there in CI: %v", program, err)
+	}
+	t.Skipf("%s is needed for this comparison: %v", program, err)
 }
 
 // packedBy returns what a program makes of p.

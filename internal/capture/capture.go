@@ -29,6 +29,7 @@
 package capture
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -66,6 +67,9 @@ type Options struct {
 	Keep bool
 	// Resume is the map file of an earlier run, to be gone on with; nil: there is none.
 	Resume *Mapfile
+	// Telling are extents by which the card is known again when an earlier run is gone on
+	// with, beside the first MiB: they change when a file system is mounted.
+	Telling []block.Extent
 	// Comments go into the map file.
 	Comments []string
 
@@ -259,10 +263,38 @@ func (c *Capture) open() (err error) {
 	case c.o.Resume != nil:
 		c.partial, err = openPartial(c.o.Partial, c.o.MapFile, c.o.Map.Size, c.o.Resume)
 		c.done.Store(total(c.read.chart.Within(c.o.Map.Used, Finished)))
+		c.read.first = c.known
 	case c.o.Keep || c.o.Rework != nil:
 		err = c.spill()
 	}
 	return err
+}
+
+// known returns an error if what was read before is not what the card holds now.
+func (c *Capture) known(ctx context.Context) error {
+	buf, err := c.pool.Get(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.pool.Put(buf)
+	before := make([]byte, smallSize)
+	for _, e := range append([]block.Extent{{Len: block.HeadSize}}, c.o.Telling...) {
+		e = e.Intersect(block.Extent{Len: c.o.Map.Size})
+		for _, done := range c.read.chart.Of(e, Finished) {
+			for p := range cut(done, smallSize) {
+				if _, err := c.partial.file.ReadAt(before[:p.Len], p.Off); err != nil {
+					return fmt.Errorf("read again what was read: %w", err)
+				}
+				switch _, err := c.read.read(buf[:p.Len], p.Off); {
+				case err != nil && !isBadPlace(err):
+					return err
+				case err == nil && !bytes.Equal(before[:p.Len], buf[:p.Len]):
+					return fmt.Errorf("the card is not what %s was read from: it differs at byte %d; it is another card, or it was written to since", c.o.Partial, p.Off)
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // spill makes the partial.

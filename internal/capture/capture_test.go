@@ -306,7 +306,7 @@ func TestASecondTryGoesOn(t *testing.T) {
 		}
 		tr.wantImage()
 		tr.wantFiles()
-		if most := int64(4 * mib); keep && read.Load() != total(badPlaces) || !keep && read.Load() > most {
+		if most := int64(4 * mib); keep && read.Load() != block.HeadSize+total(badPlaces) || !keep && read.Load() > most {
 			t.Errorf("keep %v: the second try read %d bytes in %d requests", keep, read.Load(), tr.card.Counts().Reads-before)
 		}
 	}
@@ -323,6 +323,29 @@ func TestAnotherCardIsNotGoneOnWith(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	tr.wantFiles("x.map", "x.partial")
+
+	// The same size, but written to since.
+	tr.card.Heal()
+	tr.o.Map = block.Whole(16 * mib)
+	if _, err := tr.card.WriteAt([]byte("mounted"), 1024); err != nil {
+		t.Fatal(err)
+	}
+	if _, kept, err := tr.run(t.Context()); err != nil { // of the first MiB nothing was kept
+		t.Errorf("got %v, %v", kept, err)
+	}
+	tr = newTrial(t, 16*mib, nil, failAt(badPlaces)...)
+	tr.o.Telling = []block.Extent{{Off: 9 * mib, Len: 4096}}
+	if _, _, err := tr.run(t.Context()); err == nil {
+		t.Fatal("no error")
+	}
+	tr.resume()
+	tr.card.Heal()
+	if _, err := tr.card.WriteAt([]byte("mounted"), 9*mib+1024); err != nil {
+		t.Fatal(err)
+	}
+	if _, kept, err := tr.run(t.Context()); err == nil || !strings.Contains(err.Error(), "written to since") || !kept {
+		t.Errorf("got %v, kept %v", err, kept)
+	}
 }
 
 // All that is easy to read has been read before a bad area is gone into, and that is
@@ -581,6 +604,52 @@ func TestWhatIsThereIsNotOverwritten(t *testing.T) {
 	if b, _ := os.ReadFile(tr.o.Partial); string(b) != "mine" {
 		t.Error("it was overwritten")
 	}
+}
+
+func TestTablesAreReadInAFewPieces(t *testing.T) {
+	tr := newTrial(t, 3*mib+1000, nil)
+	p := &peeker{r: tr.card, size: 3*mib + 1000}
+	defer p.free()
+	for off := int64(0); off < mib; off += 4096 {
+		var b [4096]byte
+		if _, err := p.ReadAt(b[:], off); err != nil || !bytes.Equal(b[:], tr.data[off:off+4096]) {
+			t.Fatalf("byte %d: %v", off, err)
+		}
+	}
+	if n := tr.card.Counts().Reads; n != mib/peekSize {
+		t.Errorf("%d requests", n)
+	}
+	for _, e := range []block.Extent{{Off: 5, Len: 2 * mib}, {Off: 3*mib + 990, Len: 10}, {Off: peekSize - 1, Len: 2}} {
+		b := make([]byte, e.Len)
+		if _, err := p.ReadAt(b, e.Off); err != nil || !bytes.Equal(b, tr.data[e.Off:e.End()]) {
+			t.Errorf("%v: %v", e, err)
+		}
+	}
+	if n, err := p.ReadAt(make([]byte, 20), 3*mib+990); n != 10 || err != io.EOF {
+		t.Errorf("beyond the end: %d, %v", n, err)
+	}
+	tr.card.Inject(devicetest.FailAt(devicetest.Read, 5*mib/2, 512, devicetest.Always))
+	var b [512]byte
+	if _, err := p.ReadAt(b[:], 5*mib/2+4096); err != nil {
+		t.Errorf("beside a bad place: %v", err)
+	}
+	if _, err := p.ReadAt(b[:], 5*mib/2); !IsBadPlace(err) {
+		t.Errorf("at a bad place: %v", err)
+	}
+}
+
+func TestLookingAtACardThatHangsEnds(t *testing.T) {
+	tr := newTrial(t, 4*mib, nil, devicetest.Hang(devicetest.Read))
+	if _, err := Look(t.Context(), tr.card, 4*mib, 10*time.Millisecond); Reason(err) != verify.Stalled {
+		t.Errorf("got %v", err)
+	}
+	why := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(why)
+	if _, err := Look(ctx, tr.card, 4*mib, 0); !errors.Is(err, why) {
+		t.Errorf("got %v", err)
+	}
+	tr.card.LetGo()
 }
 
 func TestSmallGapsAreReadAlong(t *testing.T) {

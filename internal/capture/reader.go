@@ -87,6 +87,7 @@ type reader struct {
 	out     chan<- delivery
 	sector  int64
 	retries int
+	first   func(context.Context) error // what is done before anything is read; nil: nothing
 
 	// asked is since when the card owes an answer, in ns since the epoch; 0: it owes
 	// none.
@@ -100,6 +101,11 @@ type reader struct {
 // run reads all that is not finished on the chart. What could not be read is no
 // error but a delivery, and stays on the chart.
 func (r *reader) run(ctx context.Context) error {
+	if r.first != nil {
+		if err := r.first(ctx); err != nil {
+			return err
+		}
+	}
 	for _, skip := range []bool{true, false} {
 		if err := r.copy(ctx, skip); err != nil {
 			return err

@@ -1,7 +1,6 @@
 package volume
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -262,10 +261,11 @@ func (s *scan) identify(name string, e block.Extent) (fileSystem, error) {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	if found == nil {
-		return nil, nil
+	for _, fs := range foreign(head, e.Len) {
+		found = whole(fs)
+		marks = append(marks, fs.Kind)
 	}
-	if marks = append(marks, foreign(head)...); len(marks) > 1 {
+	if len(marks) > 1 {
 		s.disk.warn("%s has the marks of %s: all of it counts as used", name, strings.Join(marks, " and of "))
 		return nil, nil
 	}
@@ -283,40 +283,4 @@ func (r *headReader) ReadAt(p []byte, off int64) (int, error) {
 		return copy(p, r.head[off:]), nil
 	}
 	return r.ReaderAt.ReadAt(p, off)
-}
-
-// foreign returns what else the first bytes of a partition could belong to.
-// Making one of these does not always wipe out the superblock of a file system
-// that was there before.
-func foreign(head []byte) []string {
-	var names []string
-	for _, m := range []struct {
-		name, mark string
-		at         []int
-	}{
-		{"LUKS", "LUKS\xba\xbe", []int{0}},
-		{"LVM", "LABELONE", []int{0, 512, 1024, 1536}},
-		{"RAID", "\xfc\x4e\x2b\xa9", []int{0, 4096}},
-		{"bcache", "\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81", []int{4096 + 24}},
-		{"VDO", "dmvdo001", []int{0}},
-		{"integrity", "integrt\x00", []int{0}},
-		{"verity", "verity\x00\x00", []int{0}},
-		{"BitLocker", "-FVE-FS-", []int{3}},
-		{"NTFS", "NTFS    ", []int{3}},
-		{"XFS", "XFSB", []int{0}},
-		{"squashfs", "hsqs", []int{0}},
-		{"cramfs", "\x45\x3d\xcd\x28", []int{0}},
-		{"romfs", "-rom1fs-", []int{0}},
-		{"JFS", "JFS1", []int{32768}},
-		{"ISO 9660", "CD001", []int{32768 + 1}},
-		{"ReiserFS", "ReIsEr", []int{8192 + 52, 65536 + 52}},
-	} {
-		for _, at := range m.at {
-			if at <= len(head) && bytes.HasPrefix(head[at:], []byte(m.mark)) {
-				names = append(names, m.name)
-				break
-			}
-		}
-	}
-	return names
 }

@@ -10,17 +10,28 @@ import (
 
 // Next returns the image's next block, and looks at the partition table as it
 // passes.
-func (s *imageSource) Next(ctx context.Context) (block.Block, error) {
-	b, err := s.Reader.Next(ctx)
-	if err == nil && b.Off == 0 {
-		s.sector.Store(int32(tableSector(b.Data)))
+func (s *ImageSource) Next(ctx context.Context) (block.Block, error) {
+	for {
+		b, err := s.Reader.Next(ctx)
+		if err != nil {
+			return b, err
+		}
+		if b.Off == 0 {
+			s.sector.Store(int32(tableSector(b.Data)))
+		}
+		switch e := b.Extent(); {
+		case s.End == 0 || e.End() <= s.End:
+			return b, nil
+		case e.Off < s.End:
+			return block.New(b.Off, b.Data[:s.End-e.Off], b.Release), nil
+		}
+		b.Release() // and on to the end, where the image proves to be right
 	}
-	return b, err
 }
 
 // TableSector returns for which size of sectors, in bytes, the image's partition
 // table was made; 0: it has none, or has not come by yet.
-func (s *imageSource) TableSector() int { return int(s.sector.Load()) }
+func (s *ImageSource) TableSector() int { return int(s.sector.Load()) }
 
 // tableSector returns for which size of sectors, in bytes, the partition table at
 // the beginning of a disk was made; 0: there is none. A GUID partition table has

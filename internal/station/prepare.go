@@ -49,6 +49,8 @@ type Plan struct {
 	// End is just past the last byte that is written, used how many bytes are
 	// written; -1: not known yet.
 	End, Used int64
+	// EndWhy says what it is that ends there, in a clause; "": the image.
+	EndWhy string
 
 	sys    device.System
 	o      device.Options
@@ -56,6 +58,7 @@ type Plan struct {
 	// whole is set if the image is all that is to be on the cards, so that what
 	// is left of an earlier partition table goes.
 	whole bool
+	delta bool // only what differs is written
 }
 
 // Survey lists the slots of this computer, with what is in them and whether
@@ -171,26 +174,88 @@ func (p *Plan) judge(t *Target, earlier []device.Disk) {
 	for _, e := range earlier {
 		t.refuse(device.SameDevice([]device.Disk{e, t.disk}))
 	}
-	if p.End >= 0 && t.disk.Size != 0 {
-		if err := t.disk.Fits(p.End); err != nil {
-			t.Refusals = append(t.Refusals, refusalOf(err))
+	if t.disk.Size != 0 {
+		p.fits(t, t.disk)
+	}
+}
+
+// Need says how large a card the image needs, in bytes, which was not known when the
+// plan was made, and what it is that ends there, in a clause ("": the image).
+// Targets that are smaller are refused.
+func (p *Plan) Need(end int64, why string) {
+	p.End, p.EndWhy = end, why
+	for i := range p.Targets {
+		if t := &p.Targets[i]; t.disk.Size != 0 {
+			p.fits(t, t.disk)
 		}
 	}
 }
 
+// Smallest returns the size of the smallest target that a card is in, in bytes; of
+// a file that grows there is no end. -1: there is none.
+func (p *Plan) Smallest() int64 {
+	least := int64(-1)
+	for _, t := range p.Targets {
+		if t.disk.Size > 0 && (least < 0 || t.disk.Size < least) {
+			least = t.disk.Size
+		}
+	}
+	return least
+}
+
+// fits refuses a target that ends before the image does.
+func (p *Plan) fits(t *Target, d device.Disk) {
+	if p.End < 0 {
+		return
+	}
+	if err := d.Fits(p.End); err != nil {
+		r := refusalOf(err)
+		if p.EndWhy != "" {
+			r.Text += ": " + Clean(p.EndWhy)
+		}
+		t.Refusals = append(t.Refusals, r)
+	}
+}
+
 func (p *Plan) floor(t *Target) {
+	t.Floor, t.FloorFrom = -1, ""
 	if p.Used < 0 || p.speeds == nil {
 		return
 	}
 	write, read, from := p.speeds.Of(t.disk)
-	if write <= 0 {
+	if write <= 0 || p.delta && read <= 0 {
 		return
 	}
 	seconds := float64(p.Used) / write
-	if read > 0 {
+	switch {
+	case p.delta:
+		seconds = float64(p.Used) / read // and no one knows how much differs
+	case read > 0:
 		seconds += float64(p.Used) / read
 	}
 	t.Floor, t.FloorFrom = time.Duration(seconds*float64(time.Second)), from
+}
+
+// Delta has the cards read first, and only what differs written.
+func (p *Plan) Delta() {
+	p.delta = true
+	for i := range p.Targets {
+		p.floor(&p.Targets[i])
+	}
+}
+
+// CanDiscard returns why one of the opened targets does not promise that what it
+// discards reads as zeros; nil if all do.
+func (p *Plan) CanDiscard() error {
+	for _, t := range p.Targets {
+		if t.card == nil {
+			continue
+		}
+		if err := t.card.CanDiscard(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func refusalOf(err error) Refusal {
@@ -236,11 +301,7 @@ func (p *Plan) Open() {
 			continue
 		}
 		t.card = opened.Card
-		if p.End >= 0 {
-			if err := t.card.Disk().Fits(p.End); err != nil {
-				t.Refusals = append(t.Refusals, refusalOf(err))
-			}
-		}
+		p.fits(t, t.card.Disk())
 	}
 }
 
@@ -305,6 +366,7 @@ func (p *Plan) Cards() []Card {
 		c := Card{
 			Slot: t.Slot, Device: t.Device, Model: t.Model, Serial: t.Serial,
 			Size: max(0, d.Size), Sector: d.Sector, Target: t.card, Bus: d.BusID, BusSpeed: d.BusSpeed,
+			Delta: p.delta,
 		}
 		if d.Bus == device.BusFile {
 			c.Sector = 0

@@ -45,8 +45,8 @@ func Plan(w io.Writer, im station.ImageState, targets []station.Target, o TableO
 	if im.Size >= 0 {
 		what += ", makes " + size(im.Size)
 	}
-	if im.Used >= 0 && im.Used != im.Size {
-		what += ", writes " + size(im.Used)
+	if im.Used >= 0 && im.Used < im.Size {
+		what = fmt.Sprintf("%s (%s), %s of %s is used", lk.text(im.Name), lk.text(im.Format), size(im.Used), size(im.Size))
 	}
 	for _, line := range wrap(what, width) {
 		b.WriteString(lk.paint(bold, line) + "\n")

@@ -24,6 +24,8 @@ const depth = 8
 type queue struct {
 	mu       sync.Mutex // held by whoever is inside, even while waiting for the kernel
 	context  uintptr    // of the kernel; 0: none
+	signal   *os.File   // an eventfd(2) that the kernel counts what it has done by; nil: none
+	signalFD uint32     // its descriptor
 	refused  bool       // the kernel gives none
 	pending  []*request // the oldest first
 	first    uint64     // the number of pending[0]
@@ -50,8 +52,13 @@ type iocb struct {
 	n      uint64
 	off    int64
 	_      uint64
-	_      [2]uint32
+	flags  uint32
+	resfd  uint32 // an eventfd; see flagResfd
 }
+
+// flagResfd, in an iocb, says that resfd is to be counted up when the request is
+// done.
+const flagResfd = 1
 
 type ioEvent struct {
 	data uint64
@@ -140,10 +147,26 @@ func (q *queue) fits(c *Card, h *handle, r *request) bool {
 		return false
 	}
 	if q.context == 0 {
-		_, _, e := unix.Syscall(unix.SYS_IO_SETUP, depth, uintptr(unsafe.Pointer(&q.context)), 0)
-		q.refused = e != 0
+		q.refused = q.open() != nil
 	}
 	return !q.refused
+}
+
+// open gets what it takes to have requests done in the background. An eventfd can
+// be waited for without a thread: to have one in the kernel for each card costs
+// memory, and time of the runtime, which looks after threads that are away.
+func (q *queue) open() error {
+	fd, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	signal := os.NewFile(uintptr(fd), "eventfd")
+	if _, _, e := unix.Syscall(unix.SYS_IO_SETUP, depth, uintptr(unsafe.Pointer(&q.context)), 0); e != 0 {
+		signal.Close()
+		return e
+	}
+	q.signal, q.signalFD = signal, uint32(fd)
+	return nil
 }
 
 // touches tells whether r must wait for a request under way: the device may do
@@ -165,6 +188,8 @@ func (q *queue) submit(h *handle, r *request) error {
 		buf:    uint64(uintptr(unsafe.Pointer(unsafe.SliceData(r.p)))),
 		n:      uint64(len(r.p)),
 		off:    r.off,
+		flags:  flagResfd,
+		resfd:  q.signalFD,
 	}
 	return control(h.direct, func(fd int) error {
 		cb.fd = uint32(fd)
@@ -216,22 +241,26 @@ func (q *queue) reap(c *Card, wait bool) {
 
 // events asks the kernel for what it has done; if wait is set, for one at least.
 func (q *queue) events(events []ioEvent, wait bool) (int, error) {
-	var least uintptr
-	var none unix.Timespec
-	timeout := unsafe.Pointer(&none)
-	if wait {
-		least, timeout = 1, nil
+	for {
+		var none unix.Timespec
+		n, _, e := unix.Syscall6(unix.SYS_IO_GETEVENTS, q.context, 0, uintptr(len(events)), uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(unsafe.Pointer(&none)), 0)
+		if e != 0 {
+			return 0, e
+		}
+		if n > 0 || !wait {
+			return int(n), nil
+		}
+		var count [8]byte // of requests done since it was last read; it may tell of some that are known
+		if _, err := q.signal.Read(count[:]); err != nil {
+			return 0, err
+		}
 	}
-	n, _, e := unix.Syscall6(unix.SYS_IO_GETEVENTS, q.context, least, uintptr(len(events)), uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(timeout), 0)
-	if e != 0 {
-		return 0, e
-	}
-	return int(n), nil
 }
 
 // abandon ends all requests with an error. Those that the kernel has may still be
 // carried out.
 func (q *queue) abandon(c *Card, err error) {
+	q.release()
 	ended := make([]*request, len(q.pending)) // the old ones belong to the kernel
 	for i, r := range q.pending {
 		if ended[i] = r; r != nil && !r.done {
@@ -239,7 +268,7 @@ func (q *queue) abandon(c *Card, err error) {
 		}
 	}
 	q.pending = ended
-	q.inFlight, q.context, q.refused = 0, 0, true
+	q.inFlight, q.refused = 0, true
 }
 
 // complete notes what the kernel made of r.
@@ -285,10 +314,16 @@ func (q *queue) settle(c *Card) {
 	}
 }
 
+// drain waits until the kernel has no request. Whoever does that does something else
+// next, so if nobody is to be told of a request any more, what was needed for them
+// is given back meanwhile.
 func (q *queue) drain(c *Card) {
 	q.mu.Lock()
 	defer q.unlock(c)
 	q.settle(c)
+	if len(q.pending) == 0 {
+		q.release()
+	}
 }
 
 // unlock ends a stay inside. If the card was closed meanwhile, the last one to go
@@ -300,27 +335,29 @@ func (q *queue) unlock(c *Card) {
 	}
 }
 
-// close gives the kernel's context back. That waits for requests under way, so it
-// is left to a goroutine if there are any. It ends when the device gives them up,
-// and until then keeps their memory from being used for something else.
+// close ends all requests, and leaves to the kernel those that it has.
 func (q *queue) close(c *Card) {
 	if !q.mu.TryLock() {
 		return // whoever is inside will come by here
 	}
 	defer q.mu.Unlock()
 	q.reap(c, false)
-	context, stuck, kept := q.context, q.inFlight > 0, q.pending
 	q.abandon(c, os.ErrClosed)
-	if context == 0 {
+}
+
+// release gives the kernel's context back. That takes the kernel some hundredths of a
+// second, and as long as requests are under way, so it is left to a goroutine. It
+// ends when the device gives them up, and until then keeps their memory from being
+// used for something else.
+func (q *queue) release() {
+	if q.context == 0 {
 		return
 	}
-	destroy := func() {
+	context, kept := q.context, q.pending
+	q.signal.Close()
+	q.context, q.signal = 0, nil
+	go func() {
 		_, _, _ = unix.Syscall(unix.SYS_IO_DESTROY, context, 0, 0)
 		runtime.KeepAlive(kept)
-	}
-	if stuck {
-		go destroy()
-	} else {
-		destroy()
-	}
+	}()
 }

@@ -329,3 +329,9 @@ func (s *Source) Check() error {
 // Close lets go of the disk. It returns at once, even while a request is stuck; see
 // Card.Close.
 func (s *Source) Close() error { return s.c.Close() }
+
+// DropCache has the kernel forget what it holds of a file in its page cache, as far as
+// that is on the disk already, so that reading it again reads the disk.
+func DropCache(file *os.File) error {
+	return control(file, func(fd int) error { return unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED) })
+}

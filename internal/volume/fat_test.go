@@ -33,7 +33,7 @@ func TestFATMapIsSound(t *testing.T) {
 		{"fat16, one table", "fat16", 16 * mib, []string{"-f", "1"}},
 		{"fat32", "fat32", 40 * mib, []string{"-s", "1"}},
 		{"fat32 not aligned", "fat32", 40 * mib, []string{"-s", "1", "-a", "-R", "77"}},
-		{"fat32 of 4096-byte sectors", "fat32", 300 * mib, []string{"-S", "4096", "-s", "1"}},
+		{"fat16 of 4096-byte sectors", "fat16", 24 * mib, []string{"-S", "4096", "-s", "1"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			im := makeFAT(t, c.kind, c.size, false, c.args...)
@@ -48,7 +48,6 @@ func TestFATMapIsSound(t *testing.T) {
 			m := mapOf(t, fs, im.Size)
 			agreeWithFsckFAT(t, im, fs.(*clusters))
 			proveMap(t, im, m)
-			proveControl(t, im, m)
 		})
 	}
 }

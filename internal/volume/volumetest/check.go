@@ -26,7 +26,7 @@ func (im Image) Files(tb testing.TB) []map[string]string {
 	tb.Helper()
 	var all []map[string]string
 	for _, p := range im.Parts {
-		path := filepath.Join(tb.TempDir(), "part")
+		path := filepath.Join(scratch(tb), "part")
 		im.extract(tb, p.Extent, path)
 		all = append(all, files(tb, path, p.Kind))
 		if err := os.Remove(path); err != nil {
@@ -132,7 +132,7 @@ func attributes(path string) string {
 // the attributes and the label are.
 func fatFiles(tb testing.TB, path string) map[string]string {
 	tb.Helper()
-	dir := tb.TempDir()
+	dir := scratch(tb)
 	// Of an empty one nothing can be copied, and that is an error.
 	out, err := command(tb, "mcopy", "-s", "-m", "-n", "-Q", "-i", path, "::/*", dir).CombinedOutput()
 	found := treeFiles(dir)
@@ -164,7 +164,7 @@ func f2fsFiles(tb testing.TB, path string) map[string]string {
 	}
 	found := map[string]string{}
 	for _, m := range f2fsInode.FindAllStringSubmatch(string(tree), -1) {
-		dir := tb.TempDir()
+		dir := scratch(tb)
 		cmd := command(tb, "dump.f2fs", "-i", strings.TrimPrefix(m[2], "0x"), path)
 		cmd.Dir = dir
 		cmd.Stdin = strings.NewReader("y\n")
@@ -198,19 +198,24 @@ func f2fsFiles(tb testing.TB, path string) map[string]string {
 // Spec, or cannot be read on either; none if they hold the same.
 func Diff(tb testing.TB, a, b Image) []string {
 	tb.Helper()
+	return b.Changed(tb, a.Files(tb))
+}
+
+// Changed is Diff with what Files returned before.
+func (im Image) Changed(tb testing.TB, before []map[string]string) []string {
+	tb.Helper()
 	var diff []string
-	of := [2][]map[string]string{a.Files(tb), b.Files(tb)}
-	for i := range a.Parts {
-		x, y := of[0][i], of[1][i]
-		names := slices.Sorted(maps.Keys(x))
-		for name := range y {
-			if _, ok := x[name]; !ok {
+	for i, now := range im.Files(tb) {
+		was := before[i]
+		names := slices.Sorted(maps.Keys(was))
+		for name := range now {
+			if _, ok := was[name]; !ok {
 				names = append(names, name)
 			}
 		}
 		for _, name := range names {
-			if x[name] != y[name] || name == unreadable {
-				diff = append(diff, fmt.Sprintf("part %d (%s), %q:\n\t%s\n\t%s", i+1, a.Parts[i].Kind, name, x[name], y[name]))
+			if was[name] != now[name] || name == unreadable {
+				diff = append(diff, fmt.Sprintf("part %d (%s), %q:\n\t%s\n\t%s", i+1, im.Parts[i].Kind, name, was[name], now[name]))
 			}
 		}
 	}
@@ -223,7 +228,7 @@ func (im Image) Fsck(tb testing.TB) []string {
 	tb.Helper()
 	var wrong []string
 	for i, p := range im.Parts {
-		path := filepath.Join(tb.TempDir(), "part")
+		path := filepath.Join(scratch(tb), "part")
 		im.extract(tb, block.Extent{Off: p.Off, Len: p.Len}, path)
 		if words := fsck(tb, path, p.Kind); words != "" {
 			wrong = append(wrong, fmt.Sprintf("part %d (%s): %s", i+1, p.Kind, words))

@@ -133,7 +133,7 @@ func mounted(tb testing.TB, path, kind, mode string, do func(dir string)) error 
 // ageFAT fills and ages a FAT by mtools, since many kernels have no vfat.
 func ageFAT(tb testing.TB, path string, rng *rand.Rand, budget int64) {
 	tb.Helper()
-	tree := filepath.Join(tb.TempDir(), "tree")
+	tree := filepath.Join(scratch(tb), "tree")
 	g := &gardener{dir: tree, rng: rng}
 	check := func(err error) {
 		tb.Helper()
@@ -174,9 +174,9 @@ func ageFAT(tb testing.TB, path string, rng *rand.Rand, budget int64) {
 // be aged by them.
 func fillF2FS(tb testing.TB, path string, rng *rand.Rand, budget int64) {
 	tb.Helper()
-	tree := filepath.Join(tb.TempDir(), "tree")
+	tree := filepath.Join(scratch(tb), "tree")
 	g := &gardener{dir: tree, rng: rng, unix: true}
-	if err := g.plant(budget / 4); err != nil {
+	if err := g.plant(min(budget, 400<<10)); err != nil {
 		tb.Fatal(err)
 	}
 	run(tb, "sload.f2fs", "-P", "-f", tree, path)

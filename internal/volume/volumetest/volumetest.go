@@ -64,7 +64,7 @@ type Made struct {
 func Make(tb testing.TB, spec Spec) Image {
 	tb.Helper()
 	needRoot(tb)
-	dir := tb.TempDir()
+	dir := scratch(tb)
 	im := layOut(spec, filepath.Join(dir, "disk.img"))
 	f, err := os.Create(im.Path)
 	if err != nil {
@@ -162,7 +162,7 @@ func (im Image) At(path string) Image {
 // Copy returns a copy of the disk in a file of its own, holes kept.
 func (im Image) Copy(tb testing.TB) Image {
 	tb.Helper()
-	path := filepath.Join(tb.TempDir(), "copy.img")
+	path := filepath.Join(scratch(tb), "copy.img")
 	im.extract(tb, block.Extent{Len: im.Size}, path)
 	return im.At(path)
 }
@@ -252,6 +252,22 @@ func copyWithHoles(w io.WriterAt, off int64, r io.Reader) error {
 			return err
 		}
 	}
+}
+
+// scratch returns a folder for the test, in memory if it can be: the programs that
+// make and check file systems flush them to the disk again and again.
+func scratch(tb testing.TB) string {
+	tb.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "volumetest-")
+	if err != nil {
+		return tb.TempDir()
+	}
+	tb.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			tb.Error(err)
+		}
+	})
+	return dir
 }
 
 // lacking skips the test, or fails it in CI, where nothing may be lacking.

@@ -99,9 +99,6 @@ func (l *lane) sayIllegible() {
 // content back are blanked where the image has not got to yet; the rest of them
 // comes at its end.
 func (l *lane) spoil(next int) error {
-	if l.spoilt {
-		return nil
-	}
 	l.spoilt = true
 	read := int64(block.HeadSize)
 	if next > 0 {
@@ -283,8 +280,11 @@ func (c *comparison) compare(ctx context.Context, r *request) error {
 	if len(parts) == 0 {
 		return nil
 	}
-	if err := l.spoil(c.next); err != nil {
-		return err
+	if !l.spoilt {
+		c.settle() // or what is being read would be the probe's marks
+		if err := l.spoil(c.next); err != nil {
+			return err
+		}
 	}
 	for _, e := range parts {
 		part := r.data[e.Off-r.off : e.End()-r.off]

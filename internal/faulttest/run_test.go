@@ -201,6 +201,7 @@ type job struct {
 	open   image.Options
 	device device.Options
 	engine duplicate.Options
+	delta  bool
 }
 
 // plan plans the job, until the end of the test.
@@ -267,6 +268,9 @@ func (j job) start(t *testing.T, cards ...*card) *run {
 	p, im := j.opened(t, cards...)
 	window, pool := station.Sizes(len(cards), im.Memory())
 	j.engine.Window, j.engine.Map = window, station.MapOf(im)
+	if j.delta {
+		p.Delta()
+	}
 	st := station.New(t.Context(), station.NewSource(im, pool, p.Largest()), p.Cards(),
 		station.Options{Engine: j.engine, Pool: pool, Every: 10 * time.Millisecond})
 	r := &run{t: t, st: st, plan: p, image: im, pool: pool, ended: make(chan struct{}), more: make(chan struct{})}

@@ -19,7 +19,7 @@ type chunk struct {
 	off   int64
 	data  []byte
 	parts []block.Extent // what is used of it; only that much need have been read
-	pool  *block.Pool
+	pool  *block.Pool    // nil: data is from block.Aligned
 	refs  atomic.Int32
 }
 
@@ -34,7 +34,11 @@ func (c *chunk) part(e block.Extent) []byte {
 func (c *chunk) hold() { c.refs.Add(1) }
 
 func (c *chunk) release() {
-	if c.refs.Add(-1) == 0 {
+	switch {
+	case c.refs.Add(-1) > 0:
+	case c.pool == nil:
+		block.Free(c.data)
+	default:
 		c.pool.Put(c.data[:c.pool.BufferSize()])
 	}
 }
@@ -45,7 +49,8 @@ func (c *chunk) release() {
 const sinkDepth = 4
 
 // Held is the most buffers that a Reader holds besides those of the blocks that
-// Next has returned and that have not been released.
+// Next has returned and that have not been released. Blocks of zeros are in none
+// of them: all share one buffer, as large as the pool's.
 const Held = sinkDepth + 2
 
 // A sink looks at every chunk, in order, in a goroutine of its own.

@@ -53,9 +53,20 @@ type Options struct {
 	// but processor time, except that of a raw image with a map only the
 	// used ranges are read, which gives none.
 	Digest bool
+	// Mapper finds out what is used where no map says so; nil: all of it is.
+	// Neither is asked if All is set.
+	Mapper Mapper
+	// Free says what becomes of what is free: FreeKeep or FreeZero; "": FreeKeep.
+	Free string
 	// Store keeps unpacked copies; nil: no copies are kept.
 	Store *Store
 }
+
+// What Options.Free may be.
+const (
+	FreeKeep = "keep" // it gives no blocks
+	FreeZero = "zero" // it comes as blocks of zeros, whatever the image has there
+)
 
 // An Image is an image that has been opened. Its methods may be called from any
 // goroutine.
@@ -68,9 +79,13 @@ type Image struct {
 	size   int64 // of the disk it makes, in bytes; -1: not known
 	bmap   *bmap // nil: none
 	expect []expectation
-	dec    codec.Reader // nil: raw, or copied is used
-	copied *stored      // what the image unpacks to, from the store; nil: not there
-	packed string       // digest of the packed file, if it is known already
+	dec    codec.Reader    // nil: raw, or copied is used
+	copied *stored         // what the image unpacks to, from the store; nil: not there
+	seek   *codec.Seekable // the packed file, if it can be unpacked from any place; nil: it cannot
+	packed string          // digest of the packed file, if it is known already
+	found  *block.Map      // what the Mapper found; nil: it was not asked
+
+	declared int64 // how many bytes a packed file says it has; -1: it does not
 
 	mu       sync.Mutex
 	reader   *Reader
@@ -81,11 +96,16 @@ type Image struct {
 // unpack it, if it is packed and the store has no copy of it. An *Error means
 // that the image is bad. ctx bounds the opening only.
 func Open(ctx context.Context, name string, o Options) (*Image, error) {
+	switch o.Free {
+	case "", FreeKeep, FreeZero:
+	default:
+		return nil, fmt.Errorf("what is free may be kept (%s) or written as zeros (%s), not %.20q", FreeKeep, FreeZero, o.Free)
+	}
 	in, err := openInput(name, o.Stdin)
 	if err != nil {
 		return nil, err
 	}
-	im := &Image{name: name, o: o, in: in, size: -1}
+	im := &Image{name: name, o: o, in: in, size: -1, declared: -1}
 	if err := im.open(ctx); err != nil {
 		_ = im.Close()
 		return nil, err
@@ -121,16 +141,22 @@ func (im *Image) open(ctx context.Context) error {
 	if err := im.findSums(); err != nil {
 		return err
 	}
-	if !im.isPacked() {
-		return nil
+	if im.isPacked() {
+		if err := im.openPacked(ctx); err != nil {
+			return err
+		}
 	}
-	return im.openPacked(ctx)
+	return im.findUsed()
 }
 
-// openPacked takes the copy of a packed image from the store, or begins to
-// unpack it.
+// openPacked finds a way to the bytes of a packed image: a file that can be
+// unpacked from any place, a copy in the store, or from its beginning to its end.
 func (im *Image) openPacked(ctx context.Context) error {
-	if im.o.Store != nil && im.in.file != nil {
+	if im.openSeekable(); im.seek != nil {
+		if err := im.checkSize(im.size); err != nil {
+			return err
+		}
+	} else if im.o.Store != nil && im.in.file != nil {
 		var err error
 		im.copied, im.packed, err = im.o.Store.find(ctx, im.in)
 		switch {
@@ -141,12 +167,7 @@ func (im *Image) openPacked(ctx context.Context) error {
 		}
 	}
 	if im.copied == nil {
-		if err := im.judge(im.packed, ""); err != nil {
-			return err
-		}
-		var err error
-		im.dec, err = im.openDecoder()
-		return err
+		return im.beginUnpacking()
 	}
 	if err := im.judge(im.packed, im.copied.SHA256); err != nil {
 		return err
@@ -155,10 +176,42 @@ func (im *Image) openPacked(ctx context.Context) error {
 	return im.checkSize(im.size)
 }
 
+// openSeekable looks whether a packed file can be unpacked from any place. Then
+// it needs no copy.
+func (im *Image) openSeekable() {
+	if im.in.file == nil || im.format != codec.Zstd {
+		return
+	}
+	s, err := codec.OpenSeekable(im.in.file, im.in.size, im.o.Unpack)
+	switch {
+	case err == nil:
+		im.seek, im.size = s, s.Size()
+	case errors.Is(err, codec.ErrNotSeekable):
+	default:
+		im.warn("it cannot be unpacked from any place, only from its beginning: %v", err)
+	}
+}
+
+// beginUnpacking begins to unpack the image for its Reader.
+func (im *Image) beginUnpacking() error {
+	if err := im.judge(im.packed, ""); err != nil {
+		return err
+	}
+	if im.in.file != nil && im.size < 0 {
+		im.declared = codec.DeclaredSize(im.in.file, im.in.size, im.format)
+	}
+	var err error
+	im.dec, err = im.openDecoder()
+	return err
+}
+
 // openDecoder begins to unpack the image, from the beginning.
 func (im *Image) openDecoder() (codec.Reader, error) {
 	if im.wantsFileDigest() {
 		im.meter.sum = sha256.New()
+	}
+	if im.seek != nil {
+		return im.seek.Reader(im.meter), nil
 	}
 	dec, err := codec.NewReader(im.meter, im.format, im.o.Unpack)
 	if err != nil {
@@ -175,7 +228,7 @@ func (im *Image) wantsFileDigest() bool {
 			return true
 		}
 	}
-	return im.o.Store != nil
+	return im.o.Store != nil && im.seek == nil
 }
 
 func (im *Image) isPacked() bool { return im.format != codec.Raw }
@@ -313,33 +366,67 @@ func (im *Image) Size() int64 {
 // is good for progress and nothing else: what a packed image says of itself
 // may be wrong.
 func (im *Image) Hint() int64 {
-	if n := im.Size(); n >= 0 || im.dec == nil {
+	n := im.Size()
+	if n >= 0 || im.dec == nil {
 		return n
 	}
-	if r := im.theReader(); r != nil {
-		return r.hint.Load()
+	r := im.theReader()
+	if r == nil {
+		return max(im.dec.SizeHint(), im.declared)
 	}
-	return im.dec.SizeHint()
+	if n = max(r.hint.Load(), im.declared); n < r.decoded.Load() {
+		return -1 // it has gone on beyond what it said
+	}
+	return n
 }
 
-// Map returns which extents of the disk are used, if a map says so.
-func (im *Image) Map() (m block.Map, ok bool) {
-	if im.bmap == nil {
-		return block.Map{}, false
-	}
-	return im.bmap.Map, true
-}
-
-// Used returns how many bytes the Reader will give; -1: not known.
-func (im *Image) Used() int64 {
+// usedMap returns what of the disk is used, nil if that is not known: then all of
+// it is, or the Reader finds out on the way.
+func (im *Image) usedMap() *block.Map {
 	if im.bmap != nil {
-		return im.bmap.Bytes()
+		return &im.bmap.Map
 	}
-	return im.size
+	return im.found
 }
 
-// Packed tells whether the image has to be unpacked: it is not raw, and the store
-// has no copy of it.
+// Map returns which extents of the disk are used, if a map says so or the Mapper
+// has found out. Of an image that is unpacked in order it finds out on the way,
+// and ok is false.
+func (im *Image) Map() (m block.Map, ok bool) {
+	if m := im.usedMap(); m != nil {
+		return *m, true
+	}
+	return block.Map{}, false
+}
+
+// Used returns how many bytes the Reader will give; -1: that is known only at
+// its end.
+func (im *Image) Used() int64 {
+	if m := im.usedMap(); m != nil && im.o.Free != FreeZero {
+		return m.Bytes()
+	}
+	if r := im.theReader(); r != nil && r.watch != nil {
+		return r.given.Load()
+	}
+	return im.Size()
+}
+
+// UsedHint returns how many bytes the Reader will probably give; -1: nobody
+// knows. Like Hint it is for progress only.
+func (im *Image) UsedHint() int64 {
+	if n := im.Used(); n >= 0 {
+		return n
+	}
+	if r := im.theReader(); r != nil && im.o.Free != FreeZero {
+		if n := r.usedHint.Load(); n >= 0 {
+			return n
+		}
+	}
+	return im.Hint()
+}
+
+// Packed tells whether the image has to be unpacked: it is not raw, and there is
+// no copy of it in the store.
 func (im *Image) Packed() bool { return im.isPacked() && im.copied == nil }
 
 // Stored tells whether the image comes from a copy in the store.
@@ -347,13 +434,17 @@ func (im *Image) Stored() bool { return im.copied != nil }
 
 // Memory returns how much unpacking takes, in bytes, as far as that is known.
 func (im *Image) Memory() int64 {
+	var n int64
+	if im.seek != nil {
+		n = im.seek.Memory()
+	}
 	if im.dec == nil {
-		return 0
+		return n
 	}
 	if r := im.theReader(); r != nil {
-		return r.memory.Load()
+		return n + r.memory.Load()
 	}
-	return im.dec.Memory()
+	return n + im.dec.Memory()
 }
 
 func (im *Image) theReader() *Reader {
@@ -364,7 +455,7 @@ func (im *Image) theReader() *Reader {
 
 // Check returns an *Error if the image's file has been changed since it was
 // opened. A Reader looks by itself before it returns io.EOF; what ReadAt gives
-// afterwards, from a raw image, is the reason to look once more at the end.
+// afterwards, from the file itself, is the reason to look once more at the end.
 func (im *Image) Check() error {
 	if im.copied != nil {
 		return nil // the copy is what is read

@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"io"
@@ -40,8 +41,19 @@ func disk(seed byte, size int) []byte {
 	return b
 }
 
-// pack packs data.
+// pack packs data. What it makes can be unpacked only in order.
 func pack(t testing.TB, f codec.Format, data []byte) []byte {
+	t.Helper()
+	b := packSeekable(t, f, data)
+	if f == codec.Zstd { // without the table at its end, it is a plain file
+		n := binary.LittleEndian.Uint32(b[len(b)-9:])
+		b = b[:len(b)-int(17+12*n)]
+	}
+	return b
+}
+
+// packSeekable packs data as codec does.
+func packSeekable(t testing.TB, f codec.Format, data []byte) []byte {
 	t.Helper()
 	var out bytes.Buffer
 	var w io.WriteCloser

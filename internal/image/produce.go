@@ -46,7 +46,7 @@ func (r *Reader) mend(cause error) error {
 // fromFile reads a file whose size is known. Unless the digest of the whole is
 // wanted, only what is used is read.
 func (r *Reader) fromFile(f io.ReaderAt, size int64) error {
-	if r.im.bmap == nil && r.limit > 0 && size > r.limit {
+	if r.im.usedMap() == nil && r.limit > 0 && size > r.limit {
 		return r.tooBig()
 	}
 	step := int64(r.pool.BufferSize())
@@ -58,6 +58,10 @@ func (r *Reader) fromFile(f io.ReaderAt, size int64) error {
 		case r.digest != nil:
 			read = []block.Extent{e}
 		case len(parts) == 0:
+			r.owed = false
+			if err := r.handZeros(nil, e); err != nil {
+				return err
+			}
 			continue
 		}
 		c, err := r.newChunk(e.Off, parts)
@@ -128,7 +132,7 @@ func (r *Reader) fromStream(from io.Reader, skip int64) error {
 			err = r.store(c)
 			c.release()
 		} else {
-			c.parts = r.used(block.Extent{Off: c.off, Len: int64(n)})
+			c.parts = r.seen(c)
 			err = r.hand(c)
 		}
 		if err != nil {
@@ -160,13 +164,23 @@ func (r *Reader) observe() {
 		r.hint.Store(r.dec.SizeHint())
 		r.memory.Store(r.dec.Memory())
 	}
+	if r.watch != nil {
+		if e, ok := r.watch.watch.(interface{ Estimate() int64 }); ok {
+			r.usedHint.Store(e.Estimate())
+		}
+	}
 }
 
 // bound stops an image that goes on beyond what there is room for. With a map
-// that is what the map says, since what is not used needs no room.
+// that is what the map says, since what is not used needs no room. One that is
+// found out about on the way may be longer by a quarter, if that much is free.
 func (r *Reader) bound(c *chunk) error {
+	most := r.limit
+	if r.watch != nil {
+		most += most / 4
+	}
 	switch m := r.im.bmap; {
-	case m == nil && r.limit > 0 && c.end() > r.limit:
+	case r.im.usedMap() == nil && r.limit > 0 && c.end() > most:
 		return r.tooBig()
 	case m != nil && c.end() > m.Size:
 		return r.im.bad(reasonDigest, m.Size, fmt.Errorf("it goes on beyond the %d bytes that its map is for: take the map that belongs to it, or none (--bmap=none)", m.Size))
@@ -180,11 +194,12 @@ func (r *Reader) tooBig() error {
 
 // used returns what is used of e. It must be called with ascending extents.
 func (r *Reader) used(e block.Extent) []block.Extent {
-	if r.im.bmap == nil {
+	m := r.im.usedMap()
+	if m == nil {
 		return []block.Extent{e}
 	}
 	var parts []block.Extent
-	used := r.im.bmap.Used
+	used := m.Used
 	for ; r.next < len(used); r.next++ {
 		if in := used[r.next].Intersect(e); in.Len > 0 {
 			parts = append(parts, in)
@@ -194,6 +209,17 @@ func (r *Reader) used(e block.Extent) []block.Extent {
 		}
 	}
 	return parts
+}
+
+// seen returns what is used of a chunk that comes in order.
+func (r *Reader) seen(c *chunk) []block.Extent {
+	e := block.Extent{Off: c.off, Len: int64(len(c.data))}
+	if r.watch == nil {
+		return r.used(e)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.watch.see(e, c.data)
 }
 
 // newChunk waits for a buffer.
@@ -210,24 +236,87 @@ func (r *Reader) newChunk(off int64, parts []block.Extent) (*chunk, error) {
 // hand gives a chunk to all who want it, and lets go of it.
 func (r *Reader) hand(c *chunk) error {
 	defer c.release()
+	r.owed = r.spool != nil && r.spool.sound()
+	at := c.off
 	for _, e := range c.parts {
+		if err := r.handZeros(c, block.Extent{Off: at, Len: e.Off - at}); err != nil {
+			return err
+		}
 		if r.limit > 0 && e.End() > r.limit {
 			return r.tooBig()
 		}
-		c.hold()
-		select {
-		case r.out <- block.New(e.Off, c.part(e), c.release):
-		case <-r.ctx.Done():
-			c.release()
-			return context.Cause(r.ctx)
+		if err := r.handBlock(c, c, e, e.Off-c.off); err != nil {
+			return err
 		}
+		at = e.End()
+	}
+	if err := r.handZeros(c, block.Extent{Off: at, Len: c.end() - at}); err != nil {
+		return err
 	}
 	for _, s := range r.sinks {
 		if err := s.give(r.ctx, c); err != nil {
 			return err
 		}
 	}
+	if !r.owed {
+		return nil
+	}
 	return r.store(c)
+}
+
+// handBlock gives the lanes a block of chunk c for e, whose bytes begin at byte
+// from of the chunk "of". While they have no room for it, the copy may have c if
+// it has, so that what they have been given of it can be read again meanwhile.
+func (r *Reader) handBlock(c, of *chunk, e block.Extent, from int64) error {
+	to := from + e.Len
+	of.hold()
+	b := block.New(e.Off, of.data[from:to:to], of.release)
+	for {
+		var spool chan *chunk
+		if r.owed {
+			spool = r.spool.in
+			c.hold()
+		}
+		sent := false
+		select {
+		case r.out <- b:
+			sent = true
+		case spool <- c:
+			r.owed = false
+			continue
+		case <-r.ctx.Done():
+		}
+		if r.owed {
+			c.release()
+		}
+		if !sent {
+			b.Release()
+			return context.Cause(r.ctx)
+		}
+		return nil
+	}
+}
+
+// handZeros gives the lanes a block of zeros for e, which is free in c, if they
+// are to have one. The largest card may end before it.
+func (r *Reader) handZeros(c *chunk, e block.Extent) error {
+	if r.limit > 0 {
+		e.Len = min(e.Len, r.limit-e.Off)
+	}
+	if !r.zero || e.Len <= 0 {
+		return nil
+	}
+	if r.zeros == nil {
+		b, err := block.Aligned(r.pool.BufferSize())
+		if err != nil {
+			return err
+		}
+		r.zeros = &chunk{data: b}
+		r.zeros.hold()
+	}
+	// At the place in it that they would have in a buffer, so that it is as well
+	// aligned.
+	return r.handBlock(c, r.zeros, e, e.Off%int64(len(r.zeros.data)))
 }
 
 // store gives a chunk to the copy, if there is one being written.

@@ -21,6 +21,7 @@ type Reader struct {
 	im    *Image
 	pool  *block.Pool
 	limit int64
+	zero  bool // what is free comes as zeros
 
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -35,14 +36,19 @@ type Reader struct {
 	sinks  []*sink
 	work   sync.WaitGroup
 	digest *digester // nil: not wanted
+	watch  *passed   // finds out what is used; nil: that is known
+	zeros  *chunk    // what blocks of zeros are cut from; nil: not yet made
+	owed   bool      // the copy is to have the chunk that is being handed on
 	total  int64     // bytes of the disk so far
 
-	mu    sync.Mutex
+	mu    sync.Mutex  // guards what follows, and watch.used
 	back  io.ReaderAt // what ReadAt reads; nil: nothing
 	spool *spool      // the same, if it is being written; nil: it is not
 
 	sum          atomic.Pointer[string]
 	hint, memory atomic.Int64
+	usedHint     atomic.Int64
+	given        atomic.Int64 // bytes, in all; -1 before the end
 	decoded      atomic.Int64
 	waited       atomic.Int64 // ns
 	read         atomic.Int64 // bytes read of a raw file or a copy
@@ -70,12 +76,18 @@ type Stats struct {
 // stopped; 0: no limit.
 //
 // Every block begins and ends at a multiple of the buffers' size, or where a used
-// extent begins or ends.
+// extent begins or ends. If what is free is to be written as zeros, a card that is
+// smaller than the image may be given zeros beyond its end.
 func (im *Image) Reader(p *block.Pool, limit int64) *Reader {
-	r := &Reader{im: im, pool: p, limit: limit, dec: im.dec, out: make(chan block.Block, 1), done: make(chan struct{})}
+	r := &Reader{im: im, pool: p, limit: limit, zero: im.o.Free == FreeZero, dec: im.dec, out: make(chan block.Block, 1), done: make(chan struct{})}
 	r.ctx, r.cancel = context.WithCancelCause(context.Background())
 	r.hint.Store(-1)
+	r.usedHint.Store(-1)
+	r.given.Store(-1)
 	r.observe()
+	if im.o.Mapper != nil && !im.o.All && im.usedMap() == nil && im.size < 0 {
+		r.watch = &passed{watch: im.o.Mapper.Watch(), keep: r.zero}
+	}
 	im.mu.Lock()
 	second := im.reader != nil
 	im.reader = r
@@ -92,12 +104,11 @@ func (im *Image) Reader(p *block.Pool, limit int64) *Reader {
 func (r *Reader) prepare() {
 	im := r.im
 	sequential := im.dec != nil || im.in.file == nil
-	wanted := im.o.Digest && (sequential || im.bmap == nil) || len(im.expect) > 0 || im.copied != nil
+	wanted := im.o.Digest && (sequential || im.usedMap() == nil) || len(im.expect) > 0 || im.copied != nil
+	at, ok := im.ReaderAt()
 	switch {
-	case im.copied != nil:
-		r.back = im.copied
-	case !sequential:
-		r.back = im.in.file
+	case ok:
+		r.back = at
 	case im.o.Store != nil:
 		wanted = true
 		r.keep()
@@ -110,7 +121,7 @@ func (r *Reader) prepare() {
 // keep begins a copy in the store.
 func (r *Reader) keep() {
 	need := int64(-1)
-	if m := r.im.bmap; m != nil {
+	if m := r.im.usedMap(); m != nil {
 		need = m.Bytes() // and whatever else is not zero
 	}
 	s, err := r.im.o.Store.begin(need, r.im.warn)
@@ -141,8 +152,9 @@ func (r *Reader) Next(ctx context.Context) (block.Block, error) {
 	}
 }
 
-// CanReread tells whether ReadAt works: always for a raw image in a file, for
-// any other as long as the store keeps a copy. Once it has said no, what the
+// CanReread tells whether ReadAt works: always for a raw image in a file and for a
+// packed one that can be unpacked from any place, for any other as long as the
+// store keeps a copy. Once it has said no, what the
 // copy has of the image can still be read, and no more.
 func (r *Reader) CanReread() bool {
 	r.mu.Lock()
@@ -160,10 +172,23 @@ func (r *Reader) ReadAt(p []byte, off int64) (int, error) {
 		return 0, ErrNotKept
 	}
 	n, err := back.ReadAt(p, off)
-	if c := r.im.copied; c != nil && errors.Is(err, errDamaged) {
-		r.im.o.Store.remove(c.Packed)
+	if r.zero {
+		r.blank(p[:n], off)
 	}
 	return n, err
+}
+
+// blank makes zeros of what is free of p, as Next did.
+func (r *Reader) blank(p []byte, off int64) {
+	m := r.im.usedMap()
+	switch {
+	case m != nil:
+		blank(m.Used, p, off)
+	case r.watch != nil:
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		blank(r.watch.used, p, off)
+	}
 }
 
 // Digest returns the SHA-256 of all that the image unpacks to, in hexadecimal;
@@ -244,6 +269,7 @@ func (r *Reader) end(err error) {
 	if err == nil {
 		e, err = r.verdict()
 	}
+	r.endWatch(err == nil)
 	if r.err = err; err == nil {
 		r.err = io.EOF
 	}
@@ -252,6 +278,26 @@ func (r *Reader) end(err error) {
 		s.finish(e)
 	}
 	close(r.done)
+}
+
+// endWatch ends the watch, and what was made for blocks of zeros.
+func (r *Reader) endWatch(good bool) {
+	if r.zeros != nil {
+		r.zeros.release()
+	}
+	w := r.watch
+	if w == nil {
+		return
+	}
+	w.watch.Close()
+	if w.whole {
+		r.im.warn("what of it is used could not be found out to its end: from there on all of it was written")
+	}
+	if n := w.bytes; good && !r.zero {
+		r.given.Store(n)
+	} else if good {
+		r.given.Store(r.total)
+	}
 }
 
 // verdict judges the image once all of it has been read. It returns what the

@@ -7,20 +7,21 @@ import (
 )
 
 const (
-	cleanLength = 64   // runes that Clean leaves
-	pathLength  = 1024 // runes that cleanPath leaves
-	cleanMarks  = 2    // combining marks left on one letter
+	textLength = 1024 // runes that Clean leaves
+	nameLength = 64   // runes that cleanName leaves
+	cleanMarks = 2    // combining marks left on one letter
 )
 
-// Clean makes a string that comes from hardware or from a medium fit to be shown
-// to people: it takes out terminal sequences, control and direction characters,
-// invalid UTF-8 and piles of combining marks, makes every run of white space one
-// space, and cuts what is longer than 64 characters. Whether "<" means something
+// Clean makes a string that comes from hardware, from a medium or from a file, or
+// that may have such in it, fit to be shown to people: it takes out terminal
+// sequences, control and direction characters, invalid UTF-8 and piles of combining
+// marks, makes every run of white space one space, and cuts what is longer than a
+// sentence with a path in it may be, 1024 characters. Whether "<" means something
 // where the string is shown is not its concern.
-func Clean(s string) string { return clean(s, cleanLength) }
+func Clean(s string) string { return clean(s, textLength) }
 
-// cleanPath is Clean for paths, which are of no use when they are cut.
-func cleanPath(s string) string { return clean(s, pathLength) }
+// cleanName is Clean for names, of which 64 characters are enough.
+func cleanName(s string) string { return clean(s, nameLength) }
 
 func clean(s string, limit int) string {
 	var b strings.Builder

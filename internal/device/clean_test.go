@@ -39,7 +39,10 @@ func TestCleanLeavesNothingThatMovesTheCursorOrTurnsText(t *testing.T) {
 		{strings.Repeat("x", 63) + " y", strings.Repeat("x", 63) + "…"},
 		{"<b>&", "<b>&"},
 	} {
-		if got := Clean(c.in); got != c.want {
+		if got := cleanName(c.in); got != c.want {
+			t.Errorf("cleanName(%q) = %q, want %q", c.in, got, c.want)
+		}
+		if got := Clean(c.in); !strings.HasSuffix(c.want, "…") && got != c.want {
 			t.Errorf("Clean(%q) = %q, want %q", c.in, got, c.want)
 		}
 	}
@@ -50,17 +53,19 @@ func FuzzClean(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		c := Clean(s)
-		if !utf8.ValidString(c) || utf8.RuneCountInString(c) > cleanLength+1 {
-			t.Fatalf("Clean(%q) = %q", s, c)
-		}
-		for _, r := range c {
-			if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) {
-				t.Fatalf("Clean(%q) = %q has %U", s, c, r)
+		for limit, clean := range map[int]func(string) string{nameLength: cleanName, textLength: Clean} {
+			c := clean(s)
+			if !utf8.ValidString(c) || utf8.RuneCountInString(c) > limit+1 {
+				t.Fatalf("%d: %q became %q", limit, s, c)
 			}
-		}
-		if again := Clean(c); again != c && !strings.HasSuffix(c, "…") {
-			t.Fatalf("Clean(%q) = %q, and again %q", s, c, again)
+			for _, r := range c {
+				if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) {
+					t.Fatalf("%d: %q became %q, which has %U", limit, s, c, r)
+				}
+			}
+			if again := clean(c); again != c && !strings.HasSuffix(c, "…") {
+				t.Fatalf("%d: %q became %q, and again %q", limit, s, c, again)
+			}
 		}
 	})
 }

@@ -147,7 +147,7 @@ func (j *judgement) card(n *node) bool {
 	case d.Bus == "":
 		j.refuse(ReasonNotACard, "%s is attached in a way that no card is known to be; choose another", d.Path)
 	case isSCSI(d.Bus) && d.kind != "0" && d.kind != "14":
-		j.refuse(ReasonNotACard, "%s is a SCSI device of type %q, not a disk; choose another", d.Path, Clean(d.kind))
+		j.refuse(ReasonNotACard, "%s is a SCSI device of type %q, not a disk; choose another", d.Path, cleanName(d.kind))
 	}
 	return len(j.refusals) == before
 }
@@ -164,7 +164,7 @@ func (j *judgement) known() {
 		}
 		for _, e := range entries {
 			if !slices.Contains(j.stack, j.t.byName[e.Name()]) {
-				j.refuse(ReasonBusy, "%s is part of %s; take that apart first (LVM, RAID or encryption)", j.d.Path, Clean(e.Name()))
+				j.refuse(ReasonBusy, "%s is part of %s; take that apart first (LVM, RAID or encryption)", j.d.Path, cleanName(e.Name()))
 				return
 			}
 		}
@@ -178,11 +178,11 @@ func (j *judgement) inUse() {
 	hint := ""
 	for _, n := range j.stack {
 		for _, u := range j.t.uses[n] {
-			what := fmt.Sprintf("%s is mounted at %s", j.t.sys.node(n.name), cleanPath(u.where))
-			undo := "unmount it first: umount " + cleanPath(u.where)
+			what := fmt.Sprintf("%s is mounted at %s", j.t.sys.node(n.name), Clean(u.where))
+			undo := "unmount it first: umount " + Clean(u.where)
 			if u.swap {
-				what = fmt.Sprintf("%s is in use as swap", cleanPath(u.where))
-				undo = "turn it off first: swapoff " + cleanPath(u.where)
+				what = fmt.Sprintf("%s is in use as swap", Clean(u.where))
+				undo = "turn it off first: swapoff " + Clean(u.where)
 			}
 			if u.system() {
 				system = append(system, what)
@@ -207,11 +207,11 @@ func (j *judgement) source() {
 	for _, image := range j.p.Images {
 		p := j.t.locate(image)
 		if p.disk == nil && p.file == (fileID{}) {
-			j.refuse(ReasonUnknown, "%s is not touched, since it cannot be told where the image %s lies; check its path", j.d.Path, cleanPath(image))
+			j.refuse(ReasonUnknown, "%s is not touched, since it cannot be told where the image %s lies; check its path", j.d.Path, Clean(image))
 			continue
 		}
 		if j.holds(p) {
-			j.refuse(ReasonSourceOnTarget, "the image %s lies on %s, which would overwrite it; copy it to another disk first", cleanPath(image), j.d.Path)
+			j.refuse(ReasonSourceOnTarget, "the image %s lies on %s, which would overwrite it; copy it to another disk first", Clean(image), j.d.Path)
 		}
 	}
 }
@@ -240,7 +240,7 @@ func (j *judgement) held(n *node) {
 		switch {
 		case h.disk == n:
 		case h.loop != nil:
-			j.refuse(ReasonBusy, "%s is attached to %s; detach it first: losetup -d %s", cleanPath(h.loop.path), h.name, j.t.sys.node(h.name))
+			j.refuse(ReasonBusy, "%s is attached to %s; detach it first: losetup -d %s", Clean(h.loop.path), h.name, j.t.sys.node(h.name))
 			return
 		default:
 			j.refuse(ReasonBusy, "%s is part of %s; take that apart first (LVM, RAID or encryption)", j.d.Path, h.name)

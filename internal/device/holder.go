@@ -25,7 +25,7 @@ func (s System) holders(devs map[devno]bool) []string {
 			own = append(own, "this program itself")
 			continue
 		}
-		others = append(others, fmt.Sprintf("process %s (%s)", pid, Clean(attr(filepath.Dir(dir), "comm"))))
+		others = append(others, fmt.Sprintf("process %s (%s)", pid, cleanName(attr(filepath.Dir(dir), "comm"))))
 	}
 	return append(others, own...)
 }

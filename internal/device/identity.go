@@ -47,7 +47,7 @@ func (s System) identify(d *Disk, dir string) {
 	case BusVirtio:
 		d.Serial = attr(dir, "serial")
 	}
-	d.Vendor, d.Model, d.Serial = Clean(d.Vendor), Clean(d.Model), Clean(d.Serial)
+	d.Vendor, d.Model, d.Serial = cleanName(d.Vendor), cleanName(d.Model), cleanName(d.Serial)
 }
 
 // busOf tells how a disk is attached: by the outermost of the buses people know.

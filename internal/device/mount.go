@@ -245,7 +245,7 @@ func (t *tree) loadUses() error {
 func (t *tree) mountPoints(n *node) (points []string) {
 	for _, u := range t.uses[n] {
 		if !u.swap {
-			points = append(points, cleanPath(u.where))
+			points = append(points, Clean(u.where))
 		}
 	}
 	return points

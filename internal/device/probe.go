@@ -118,7 +118,7 @@ func (w window) at(off int64, text string) bool { return string(w(off, int64(len
 // text returns a text of at most n bytes that ends at the first zero.
 func (w window) text(off, n int64) string {
 	s, _, _ := strings.Cut(string(w(off, n)), "\x00")
-	return Clean(strings.TrimSpace(s))
+	return cleanName(strings.TrimSpace(s))
 }
 
 // le returns a number of n bytes, the lowest first; 0 if it cannot be read.
@@ -137,7 +137,7 @@ func (w window) utf16(off, n int64) string {
 	for ; len(b) >= 2 && (b[0] != 0 || b[1] != 0); b = b[2:] {
 		units = append(units, binary.LittleEndian.Uint16(b))
 	}
-	return Clean(string(utf16.Decode(units)))
+	return cleanName(string(utf16.Decode(units)))
 }
 
 // tableOf tells which kind of partition table a disk has.

@@ -164,7 +164,7 @@ func FuzzProbe(f *testing.F) {
 			return b[off : off+n]
 		}
 		fs, label := identifyFS(w)
-		if Clean(label) != label {
+		if cleanName(label) != label {
 			t.Errorf("label %q of %s is not clean", label, fs)
 		}
 		if table := tableOf(w, 4096); table != "" && table != "mbr" && table != "gpt" {

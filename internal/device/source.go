@@ -98,7 +98,7 @@ func (t *tree) judgeSource(d Disk) []Refusal {
 func (j *judgement) changing() {
 	for _, n := range j.stack {
 		for _, u := range j.t.uses[n] {
-			where := cleanPath(u.where)
+			where := Clean(u.where)
 			switch {
 			case u.swap:
 				j.refuse(ReasonMounted, "%s is in use as swap, so that it changes while it is read; turn it off first: swapoff %s", where, where)

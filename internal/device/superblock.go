@@ -95,7 +95,7 @@ func fatFS(w window) (string, string) {
 		}
 		const volume, longName = 0x08, 0x0f
 		if e[0] != 0xe5 && e[11]&volume != 0 && e[11]&longName != longName {
-			return "vfat", Clean(strings.TrimSpace(e[:11]))
+			return "vfat", cleanName(strings.TrimSpace(e[:11]))
 		}
 	}
 	label := w.text(boot, 11)

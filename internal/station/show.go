@@ -7,8 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
+	"multidd/internal/device"
 	"multidd/internal/duplicate"
 )
 
@@ -153,19 +153,9 @@ func flagSlow(lanes []LaneState) {
 	}
 }
 
-// Clean makes a string safe to print: no control characters, no changes of
-// direction.
-func Clean(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' {
-			return ' '
-		}
-		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || r == unicode.ReplacementChar {
-			return -1
-		}
-		return r
-	}, s)
-}
+// Clean makes a string safe to print, as device.Clean does, for those who know no
+// devices.
+func Clean(s string) string { return device.Clean(s) }
 
 // resident returns how much memory the program has, in bytes.
 func resident() int64 {

@@ -224,7 +224,7 @@ func TestSpeedsAreRemembered(t *testing.T) {
 
 func TestCleanTakesOutWhatMovesTheCursor(t *testing.T) {
 	for in, want := range map[string]string{
-		"plain": "plain", "a\x1b[31mb": "a[31mb", "a\u202eb": "ab", "a\nb": "a b", "naïve": "naïve", "\x00\x07": "",
+		"plain": "plain", "a\x1b[31mb": "ab", "a\u202eb": "ab", "a\nb": "a b", "naïve": "naïve", "\x00\x07": "",
 	} {
 		if got := Clean(in); got != want {
 			t.Errorf("Clean(%q) = %q, want %q", in, got, want)

@@ -226,6 +226,7 @@ func (w *window) evictLocked(c *cursor) {
 	for l := range w.lanes {
 		if l.next == w.base && l.next < c.next {
 			w.detachLocked(l)
+			l.behind.Store(true) // at once: it may hang where it is
 		}
 	}
 	w.advanceLocked()

@@ -29,7 +29,7 @@ func TestScripts(t *testing.T) {
 		},
 		Condition: func(cond string) (bool, error) { return cond == "root" && os.Geteuid() == 0, nil },
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"noise": noise, "loop": loop, "status": status, "blank": blank, "same": same, "answer": answer,
+			"noise": noise, "loop": loop, "status": status, "blank": blank, "same": same, "range": sameRange, "poke": poke, "answer": answer,
 		},
 	})
 }
@@ -118,6 +118,41 @@ func same(ts *testscript.TestScript, neg bool, args []string) {
 	if equal := bytes.Equal(read(args[0]), read(args[1])); equal == neg {
 		ts.Fatalf("the first %d bytes of %s and %s are equal: %v", n, args[0], args[1], equal)
 	}
+}
+
+// range A B OFF N: the N bytes at OFF are equal.
+func sameRange(ts *testscript.TestScript, neg bool, args []string) {
+	off, err := strconv.ParseInt(args[2], 10, 64)
+	ts.Check(err)
+	n, err := strconv.Atoi(args[3])
+	ts.Check(err)
+	read := func(name string) []byte {
+		f, err := os.Open(ts.MkAbs(name))
+		ts.Check(err)
+		defer f.Close()
+		p := make([]byte, n)
+		_, err = f.ReadAt(p, off)
+		ts.Check(err)
+		return p
+	}
+	if equal := bytes.Equal(read(args[0]), read(args[1])); equal == neg {
+		ts.Fatalf("the %d bytes at %d of %s and %s are equal: %v", n, off, args[0], args[1], equal)
+	}
+}
+
+// poke FILE OFF changes a byte.
+func poke(ts *testscript.TestScript, neg bool, args []string) {
+	off, err := strconv.ParseInt(args[1], 10, 64)
+	ts.Check(err)
+	f, err := os.OpenFile(ts.MkAbs(args[0]), os.O_RDWR, 0)
+	ts.Check(err)
+	defer f.Close()
+	var p [1]byte
+	_, err = f.ReadAt(p[:], off)
+	ts.Check(err)
+	p[0] ^= 1
+	_, err = f.WriteAt(p[:], off)
+	ts.Check(err)
 }
 
 // answer N TEXT COMMAND… runs a command on a terminal, types TEXT when it asks,

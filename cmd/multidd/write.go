@@ -32,11 +32,14 @@ type writeOptions struct {
 	targets []string
 
 	yes, dryRun, asJSON, plain, strict, digest bool
-	verify, blocks, bmap, sha256               string
+	delta                                      bool
+	verify, blocks, bmap, free, sha256         string
+	verifyAll                                  bool // --verify=full was said, and is not just the default
 	store, storeLimit, decoderMemory           string
 	rewrites                                   int
 	stallLimit                                 time.Duration
 	guards                                     guardFlags
+	contents                                   contents
 
 	// What check makes of the words above, in bytes.
 	decoderBytes, storeBytes int64
@@ -51,9 +54,13 @@ func newWrite(c console) *cobra.Command {
 		Long: `Write an image to any number of cards at once.
 
 IMAGE is a file, raw or packed (bz2, gz, xz, zst, lz4, or zip with one entry;
-its content tells, not its name), a device, or - for standard input. A .bmap
-beside it (as bmaptool makes it) says which bytes are used. Its checksums are
-compared on the way, and so is a .sha256 or SHA256SUMS beside the image.
+its content tells, not its name), a device, or - for standard input. Its
+checksums are compared on the way, and so is a .sha256 or SHA256SUMS beside it.
+
+Only what is used is written. A .bmap beside the image (as bmaptool makes it)
+says what that is; without one the partition table and the file systems inside
+do (ext2/3/4, FAT, exFAT and more). What is not understood, or was not cleanly
+unmounted, counts as used. What is free stays as it is on the card; see --free.
 
 CARD is a device (/dev/sdb), a link to one (/dev/disk/by-path/…), a slot as
 'multidd devices' shows it (a USB port path such as 1-2.3), or a plain file that
@@ -63,6 +70,10 @@ Every card is written at its own speed. Then it is flushed and read back, past
 every cache, and compared; bad ranges are rewritten, and everything is read
 again. The first MiB goes last, after all else has been proved: a card that
 failed or was interrupted does not boot, and looks blank.
+
+With --delta a card is read first, and only what differs from the image is
+written: nothing at all to a card that is right. What was written is read back,
+and a sample of the rest; with --verify=full, everything.
 
 What would be lost is shown, and asked for once. Disks in use, disks that the
 system needs, built-in disks and disks that are too big are refused, each with
@@ -85,6 +96,8 @@ far it is.
 Each reason and each guard, with what to do about it: docs/write.md and
 docs/guards.md of multidd.`,
 		Example: `  multidd write master.img.bz2 /dev/sdb /dev/sdc /dev/sdd
+  multidd write --delta master-v3.img.bz2 /dev/sdb /dev/sdc /dev/sdd
+  multidd write --free=zero master.img.bz2 /dev/sdb
   multidd write --dry-run master.img.xz 1-2.1 1-2.2 1-2.3
   xzcat master.img.xz | multidd write --yes - /dev/sdb
   multidd write --json --yes master.img /dev/sdb > run.ndjson`,
@@ -100,6 +113,7 @@ docs/guards.md of multidd.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.image, o.targets = args[0], args[1:]
 			o.stdin = o.image == "-"
+			o.verifyAll = o.verify == "full" && cmd.Flags().Changed("verify")
 			return runWrite(c, &o)
 		},
 	}
@@ -108,8 +122,10 @@ docs/guards.md of multidd.`,
 	f.BoolVarP(&o.dryRun, "dry-run", "n", false, "show what would be written, what would be lost and what is refused, and write nothing")
 	f.BoolVar(&o.asJSON, "json", false, "one JSON event a line on standard output, instead of a screen")
 	f.BoolVar(&o.plain, "plain", false, "plain lines instead of a screen")
-	f.StringVar(&o.verify, "verify", "full", "read back everything or nothing, `full|none`; with none the exit status is 10 at best")
-	f.StringVar(&o.blocks, "blocks", "map", "write what a .bmap says is used or every byte, `map|all`; without a .bmap that is the same")
+	f.BoolVar(&o.delta, "delta", false, "read the cards first, and write only what differs from the image")
+	f.StringVar(&o.verify, "verify", "full", "read back everything or nothing, `full|none`; with none the exit status is 10 at best (with --delta: only what was written and a sample, unless full is asked for)")
+	f.StringVar(&o.blocks, "blocks", "map", "write what is used, as a .bmap or the file systems inside say, or every byte, `map|all`")
+	f.StringVar(&o.free, "free", "keep", "what becomes of the bytes that the image does not use, `keep|zero|discard`: they stay as they are, are written as zeros, or are discarded by cards that promise zeros then")
 	f.StringVar(&o.bmap, "bmap", "", "the map of the image, `FILE|none` (default: look beside the image)")
 	f.BoolVar(&o.digest, "digest", false, "work out the SHA-256 of a raw image, too, and report it (default: only of one that is packed or has a digest to be compared with)")
 	f.StringVar(&o.sha256, "sha256", "", "the SHA-256 that the image must have, packed or unpacked, in 64 `HEX` digits (default: look beside the image)")
@@ -130,6 +146,15 @@ func (o *writeOptions) check() error {
 	}
 	if o.blocks != "map" && o.blocks != "all" {
 		return quit(station.ExitUsage, "--blocks=%s: it is map or all", o.blocks)
+	}
+	switch o.free {
+	case "keep", "zero":
+	case "discard":
+		if o.delta {
+			return quit(station.ExitUsage, "--free=discard does not go with --delta, which writes no more than it must; take --free=zero or --free=keep")
+		}
+	default:
+		return quit(station.ExitUsage, "--free=%s: it is keep, zero or discard", o.free)
 	}
 	if o.rewrites < 0 {
 		return quit(station.ExitUsage, "--rewrites=%d: it is 0 or more", o.rewrites)
@@ -186,7 +211,10 @@ func tryWrite(c console, o *writeOptions, begun *bool) error {
 		return err
 	}
 	defer im.Close()
-	plan := planWrite(ctx, o, im)
+	plan, fit, err := planWrite(ctx, o, im)
+	if err != nil {
+		return err
+	}
 	defer plan.Close()
 	if o.dryRun {
 		return dryRun(c, o, plan)
@@ -194,8 +222,11 @@ func tryWrite(c console, o *writeOptions, begun *bool) error {
 	if err := admit(c, o, plan); err != nil {
 		return err
 	}
+	st, err := newStation(ctx, o, im, plan, fit)
+	if err != nil {
+		return err
+	}
 	*begun = true
-	st := newStation(ctx, o, im, plan)
 	if !o.screen(c) {
 		show = func() { fmt.Fprintln(c.err, tui.Progress(st.Now())) }
 	}
@@ -212,8 +243,13 @@ func tryWrite(c console, o *writeOptions, begun *bool) error {
 
 // openImage opens the image with all that the flags say of it.
 func openImage(ctx context.Context, c console, o *writeOptions) (*image.Image, error) {
+	free := image.FreeKeep
+	if o.free == "zero" {
+		free = image.FreeZero
+	}
 	im, err := image.Open(ctx, o.image, image.Options{
 		Stdin: c.in, BMap: o.bmap, All: o.blocks == "all", SHA256: o.sha256, Digest: o.digest, Store: openStore(o),
+		Mapper: &o.contents, Free: free,
 		Unpack: codec.ReadOptions{Memory: o.decoderBytes, Ahead: decodeAhead},
 	})
 	var bad *image.Error
@@ -246,14 +282,23 @@ func openStore(o *writeOptions) *image.Store {
 	return image.NewStore(dir, o.storeBytes)
 }
 
-// planWrite finds and judges the targets.
-func planWrite(ctx context.Context, o *writeOptions, im *image.Image) *station.Plan {
+// planWrite finds and judges the targets, and finds out how the image fits on them.
+func planWrite(ctx context.Context, o *writeOptions, im *image.Image) (*station.Plan, *fit, error) {
 	policy := o.policy
 	if !o.stdin {
 		policy.Images = []string{o.image}
 	}
-	return station.NewPlan(ctx, device.System{}, o.targets, station.ImageOf(im), station.EndOf(im),
+	plan := station.NewPlan(ctx, device.System{}, o.targets, station.ImageOf(im), -1,
 		device.Options{Policy: policy, Strict: o.strict}, station.LoadSpeeds(speedsPath()))
+	if o.delta {
+		plan.Delta()
+	}
+	fit, err := fitFor(im, &o.contents, plan.Smallest(), o.free == "zero")
+	if err != nil {
+		return nil, nil, &exitError{station.ExitImage, err}
+	}
+	plan.Need(fit.least, fit.why)
+	return plan, fit, nil
 }
 
 func speedsPath() string {
@@ -297,6 +342,11 @@ func admit(c console, o *writeOptions, plan *station.Plan) error {
 	plan.Open()
 	if err := refuse(c, o, plan); err != nil {
 		return err
+	}
+	if o.free == "discard" {
+		if err := plan.CanDiscard(); err != nil {
+			return quit(station.ExitUsage, "--free=discard: %v", err)
+		}
 	}
 	if err := confirm(c, o, plan); err != nil {
 		return err
@@ -349,16 +399,33 @@ func confirm(c console, o *writeOptions, plan *station.Plan) error {
 }
 
 // newStation puts the run together.
-func newStation(ctx context.Context, o *writeOptions, im *image.Image, plan *station.Plan) *station.Station {
+func newStation(ctx context.Context, o *writeOptions, im *image.Image, plan *station.Plan, fit *fit) (*station.Station, error) {
 	window, pool := station.Sizes(len(plan.Targets), im.Memory())
 	engine := duplicate.Options{
-		Window: window, NoProof: o.verify == "none", Rewrites: o.rewrites, Map: station.MapOf(im), StallMax: o.stallLimit,
+		Window: window, NoProof: o.verify == "none", FullProof: o.verifyAll, Rewrites: o.rewrites, Map: station.MapOf(im),
+		Discard: o.free == "discard", StallMax: o.stallLimit,
 		StallMin: min(30*time.Second, o.stallLimit), StallShown: min(15*time.Second, o.stallLimit/2),
 	}
 	if o.rewrites == 0 {
 		engine.Rewrites = -1
 	}
-	return station.New(ctx, station.NewSource(im, pool, plan.Largest()), plan.Cards(), station.Options{Engine: engine, Pool: pool})
+	cards, limit := plan.Cards(), plan.Largest()
+	if fit.cut > 0 {
+		engine.Map = station.CutMap(engine.Map, fit.cut)
+		if limit > 0 {
+			limit = max(limit, im.Size())
+		}
+	}
+	for i := range cards {
+		patch, err := fit.patch(cards[i].Size)
+		if err != nil {
+			return nil, &exitError{station.ExitImage, fmt.Errorf("move the backup of the partition table for %s: %w", cards[i].Device, err)}
+		}
+		cards[i].Patch = patch
+	}
+	source := station.NewSource(im, pool, limit)
+	source.End, source.Notes = fit.cut, o.contents.notes
+	return station.New(ctx, source, cards, station.Options{Engine: engine, Pool: pool}), nil
 }
 
 // screen tells whether the run is shown as a full screen.

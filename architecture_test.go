@@ -25,6 +25,7 @@ var mayImport = map[string][]string{
 	"device/devicetest/...": {"device/devicetest", "golang.org/x/sys/"},
 	"verify":                {"block", "github.com/zeebo/xxh3"},
 	"volume":                {"block"},
+	"volume/ext":            {"tree"},
 	"volume/volumetest":     {"block"},
 	"tree":                  {"golang.org/x/sys/"},
 	"duplicate":             {"block", "verify"},

@@ -93,8 +93,8 @@ type Tree struct {
 }
 
 // New returns a tree with nothing in it but its own directory, which belongs to
-// root and is open to all for reading.
-func New() *Tree { return &Tree{root: newDir(time.Time{})} }
+// root, is open to all for reading, and has the time 1970-01-01.
+func New() *Tree { return &Tree{root: newDir(time.Unix(0, 0))} }
 
 func newDir(modTime time.Time) *Node {
 	return &Node{Mode: fs.ModeDir | 0o755, ModTime: modTime, children: map[string]*Node{}}

@@ -25,7 +25,7 @@ const (
 	slow      = 10e6 // of the slow one
 	slowCard  = 4
 	badCard   = 9
-	badOffset = 33<<20 + 0x123 // where the bad card turns a bit over
+	badOffset = 12<<20 + 0x123 // where the bad card turns a bit over; the image uses it
 )
 
 func main() {

@@ -35,6 +35,8 @@ var scenes = []scene{
 	{"unpack", (*bench).unpacking},
 	{"single", (*bench).oneCard},
 	{"many", (*bench).manyCards},
+	{"used", (*bench).usedOnly},
+	{"delta", (*bench).refresh},
 }
 
 // bench is what the scenes share.

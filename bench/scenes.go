@@ -55,9 +55,9 @@ func (b *bench) withRack(n int, speeds func(i int) float64, f func(r *devicetest
 
 func all(v float64) func(int) float64 { return func(int) float64 { return v } }
 
-// ours is multidd's command line.
+// ours is multidd's command line. Every byte is written, as the others do.
 func (b *bench) ours(image string, flags string, cards []string) string {
-	return fmt.Sprintf("%s write --yes --json --store=%s %s %s %s", b.multidd, filepath.Join(b.dir, "store"), flags, image, strings.Join(cards, " "))
+	return fmt.Sprintf("%s write --yes --json --blocks=all --store=%s %s %s %s", b.multidd, filepath.Join(b.dir, "store"), flags, image, strings.Join(cards, " "))
 }
 
 // peers are the other tools' ways of writing one raw image to many cards.

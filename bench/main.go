@@ -45,6 +45,7 @@ type bench struct {
 	dir     string // on a file system in memory
 	rounds  int
 	size    int64 // of the image in bytes
+	big     int64 // of the bigger one that a single card is given; 0: none
 	image   string
 	packed  string
 	out     *tabwriter.Writer
@@ -55,9 +56,10 @@ func main() {
 	only := flag.String("only", "", "the scenes to run, separated by commas (default all): "+sceneNames())
 	flag.IntVar(&b.rounds, "rounds", 3, "how often each command is measured")
 	mib := flag.Int64("size", 256, "size of the image in MiB")
+	big := flag.Int64("single-size", 1024, "size of the bigger image of the scene single in MiB; 0: none")
 	flag.StringVar(&b.multidd, "multidd", "bin/multidd", "the program to measure")
 	flag.Parse()
-	b.size = *mib << 20
+	b.size, b.big = *mib<<20, *big<<20
 	if err := b.run(*only); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)

@@ -27,6 +27,8 @@ type command struct {
 	env  []string
 	// statuses that are right besides 0
 	allowed []int
+	// reads is set if it reads the card back, which has a floor of its own
+	reads bool
 }
 
 // measure runs a command once, with cold caches for the cards.

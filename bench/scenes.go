@@ -37,9 +37,10 @@ func (b *bench) makeImages() error {
 	return nil
 }
 
-// withRack makes cards, sets their speeds and lets f use them.
-func (b *bench) withRack(n int, speeds func(i int) float64, f func(r *devicetest.Rack) error) error {
-	r, err := devicetest.NewRack(b.dir, n, b.size+(4<<20))
+// withRack makes cards with room for an image of size bytes, sets their speeds and
+// lets f use them.
+func (b *bench) withRack(n int, size int64, speeds func(i int) float64, f func(r *devicetest.Rack) error) error {
+	r, err := devicetest.NewRack(b.dir, n, size+(4<<20))
 	if err != nil {
 		return err
 	}
@@ -87,7 +88,7 @@ func (b *bench) freshStore() error { return os.RemoveAll(filepath.Join(b.dir, "s
 // equalCards: 14 cards of the same speed.
 func (b *bench) equalCards() error {
 	floor := float64(b.size) / speed
-	return b.withRack(14, all(speed), func(r *devicetest.Rack) error {
+	return b.withRack(14, b.size, all(speed), func(r *devicetest.Rack) error {
 		commands := append([]command{b.unverified(b.image, r.Paths())}, b.peers(r.Paths())...)
 		return b.table(fmt.Sprintf("14 equal cards of 20 MB/s, write and flush, floor %.1f s", floor), floor, commands, 14)
 	})
@@ -124,7 +125,7 @@ func (b *bench) slowCard(image, kind string, peers func([]string) []command) err
 		}
 		return speed
 	}
-	return b.withRack(14, speeds, func(r *devicetest.Rack) error {
+	return b.withRack(14, b.size, speeds, func(r *devicetest.Rack) error {
 		commands := []command{b.unverified(image, r.Paths())}
 		if peers != nil {
 			commands = append(commands, peers(r.Paths())...)
@@ -176,7 +177,7 @@ func medianTook(events []byte) float64 {
 // withVerify: writing and reading back, against the sum of both floors.
 func (b *bench) withVerify() error {
 	floor := 2 * float64(b.size) / speed
-	return b.withRack(14, all(speed), func(r *devicetest.Rack) error {
+	return b.withRack(14, b.size, all(speed), func(r *devicetest.Rack) error {
 		return b.table(fmt.Sprintf("14 equal cards of 20 MB/s, write, flush and read back, sum of both floors %.1f s", floor), floor, []command{
 			{name: "multidd", line: b.ours(b.image, "", r.Paths())},
 			{name: "multidd, from bz2", line: b.ours(b.packed, "", r.Paths())},
@@ -187,7 +188,7 @@ func (b *bench) withVerify() error {
 // packedImage: the first two scenes from a .bz2.
 func (b *bench) packedImage() error {
 	floor := float64(b.size) / speed
-	err := b.withRack(14, all(speed), func(r *devicetest.Rack) error {
+	err := b.withRack(14, b.size, all(speed), func(r *devicetest.Rack) error {
 		tee := r.Paths()
 		return b.table(fmt.Sprintf("14 equal cards of 20 MB/s from a .bz2, write and flush, floor %.1f s", floor), floor, []command{
 			b.unverified(b.packed, r.Paths()),
@@ -223,53 +224,84 @@ func (b *bench) unpacking() error {
 	return nil
 }
 
-// oneCard: one card, as fast as it goes and at 20 MB/s, beside GNU dd.
+// oneCard: one card, as fast as it goes and at 20 MB/s, beside GNU dd. What multidd
+// does before the first byte and after the last takes as long for any image, so at
+// 20 MB/s a bigger one is written, too.
 func (b *bench) oneCard() error {
-	for _, v := range []float64{0, speed} {
-		err := b.withRack(1, all(v), func(r *devicetest.Rack) error {
-			card := r.Paths()[0]
-			how := "no speed limit"
-			if v > 0 {
-				how = "20 MB/s"
-			}
-			commands := []command{
-				{name: "multidd if= of= bs=4M verify=none", line: fmt.Sprintf("%s --yes if=%s of=%s bs=4M verify=none status=none", b.multidd, b.image, card)},
-				{name: "multidd write --verify=none", line: b.ours(b.image, "--verify=none", []string{card}), allowed: []int{10}},
-				{name: "dd bs=4M oflag=direct", line: fmt.Sprintf("dd if=%s of=%s bs=4M oflag=direct conv=fsync status=none", b.image, card)},
-				{name: "dd bs=4M", line: fmt.Sprintf("dd if=%s of=%s bs=4M conv=fsync status=none", b.image, card)},
-			}
-			if b.have("bmaptool") {
-				commands = append(commands, command{name: "bmaptool copy --nobmap", line: fmt.Sprintf("bmaptool -q copy --nobmap %s %s", b.image, card)})
-			}
-			n := b.rounds
-			if v == 0 {
-				n *= 3 // short runs: more of them
-			}
-			figures, err := rounds(n, commands, b.freshStore)
-			if err != nil {
-				return err
-			}
-			dd := median(figures[2], wall)
-			b.title("one card, %s, write and flush", how)
-			b.row("", "wall s", "dd O_DIRECT's wall ÷ its own", "CPU s per GiB", "MiB")
-			for i, c := range commands {
-				b.row(c.name, span(figures[i], wall, "%.3f"), fmt.Sprintf("%.3f", dd/median(figures[i], wall)),
-					fmt.Sprintf("%.2f", median(figures[i], cpu)*float64(1<<30)/float64(b.size)), fmt.Sprintf("%.0f", median(figures[i], rss)))
-			}
-			return nil
-		})
+	err := b.besideDD("one card, no speed limit, write and flush", 0, b.image, b.size, 3*b.rounds, func(card string) []command {
+		return append(b.singles(b.image, card), b.slowSingles(card)...)
+	})
+	if err != nil {
+		return err
+	}
+	err = b.besideDD("one card, 20 MB/s, write and flush", speed, b.image, b.size, b.rounds, func(card string) []command {
+		readBack := command{name: "multidd write, which reads back too", line: b.ours(b.image, "", []string{card}), reads: true}
+		return append(append(b.singles(b.image, card), readBack), b.slowSingles(card)...)
+	})
+	if err != nil || b.big == 0 {
+		return err
+	}
+	image := filepath.Join(b.dir, "big.img")
+	defer os.Remove(image)
+	if err := sample.Make(sample.Image{Path: image, Size: b.big, Fill: b.big / 2}); err != nil {
+		return err
+	}
+	return b.besideDD(fmt.Sprintf("one card, 20 MB/s, image of %d MiB, write and flush", b.big>>20), speed, image, b.big, b.rounds, func(card string) []command {
+		return b.singles(image, card)
+	})
+}
+
+// singles are the ways of writing one card that are compared with the first of them.
+func (b *bench) singles(image, card string) []command {
+	return []command{
+		{name: "dd bs=4M oflag=direct", line: fmt.Sprintf("dd if=%s of=%s bs=4M oflag=direct conv=fsync status=none", image, card)},
+		{name: "multidd if= of= bs=4M verify=none", line: fmt.Sprintf("%s --yes if=%s of=%s bs=4M verify=none status=none", b.multidd, image, card)},
+		b.unverified(image, []string{card}),
+	}
+}
+
+// slowSingles are ways that take more of the processor.
+func (b *bench) slowSingles(card string) []command {
+	commands := []command{{name: "dd bs=4M", line: fmt.Sprintf("dd if=%s of=%s bs=4M conv=fsync status=none", b.image, card)}}
+	if b.have("bmaptool") {
+		commands = append(commands, command{name: "bmaptool copy --nobmap", line: fmt.Sprintf("bmaptool -q copy --nobmap %s %s", b.image, card)})
+	}
+	return commands
+}
+
+// besideDD measures ways of writing an image of size bytes to one card of v bytes/s,
+// and writes what they took beside the first of them.
+func (b *bench) besideDD(title string, v float64, image string, size int64, n int, commands func(card string) []command) error {
+	return b.withRack(1, size, all(v), func(r *devicetest.Rack) error {
+		list := commands(r.Paths()[0])
+		figures, err := rounds(n, list, b.freshStore)
 		if err != nil {
 			return err
 		}
-	}
-	return nil
+		dd := median(figures[0], wall)
+		b.title("%s", title)
+		b.row("", "wall s", "dd O_DIRECT's ÷ its own", "× floor", "CPU s per GiB", "MiB")
+		for i, c := range list {
+			took := median(figures[i], wall)
+			beside, above := fmt.Sprintf("%.4f (%+.0f ms)", dd/took, 1000*(took-dd)), "–"
+			if v > 0 {
+				above = fmt.Sprintf("%.4f", took*v/float64(size))
+			}
+			if c.reads {
+				beside, above = "–", fmt.Sprintf("%.4f (both)", took*v/float64(2*size))
+			}
+			b.row(c.name, span(figures[i], wall, "%.3f"), beside, above,
+				fmt.Sprintf("%.2f", median(figures[i], cpu)*float64(1<<30)/float64(size)), fmt.Sprintf("%.0f", median(figures[i], rss)))
+		}
+		return nil
+	})
 }
 
 // manyCards: 64 cards take as long as 14, and a bounded amount of memory.
 func (b *bench) manyCards() error {
 	floor := float64(b.size) / speed
 	for _, n := range []int{14, 64} {
-		err := b.withRack(n, all(speed), func(r *devicetest.Rack) error {
+		err := b.withRack(n, b.size, all(speed), func(r *devicetest.Rack) error {
 			return b.table(fmt.Sprintf("%d cards of 20 MB/s, write and flush, floor %.1f s", n, floor), floor, []command{
 				b.unverified(b.image, r.Paths()),
 				{name: "multidd --verify=none, from bz2", line: b.ours(b.packed, "--verify=none", r.Paths()), allowed: []int{10}},

@@ -435,6 +435,9 @@ func without(a, b []block.Extent) []block.Extent {
 	return out
 }
 
+// common returns what both have.
+func common(a, b []block.Extent) []block.Extent { return without(a, without(a, b)) }
+
 // within returns what of a lies in e.
 func within(a []block.Extent, e block.Extent) []block.Extent {
 	var out []block.Extent

@@ -41,19 +41,21 @@ func (g *Growth) Bytes() int64 {
 // A Grower finds out how a disk grows to the sizes of cards. Its methods may be
 // called from any goroutine.
 type Grower struct {
-	base io.ReaderAt
-	disk *volume.Disk
-	dir  string
+	base  io.ReaderAt
+	disk  *volume.Disk
+	given []block.Extent
+	dir   string
 
 	mu   sync.Mutex
 	done map[int64]*Growth // guarded by mu: by the size of the card in bytes
 }
 
 // NewGrower returns the Grower of the disk that base holds and volume.Look
-// describes. Temporary files, without names and with many holes, lie in dir; "":
-// the directory for temporary files.
-func NewGrower(base io.ReaderAt, disk *volume.Disk, dir string) *Grower {
-	return &Grower{base: base, disk: disk, dir: dir, done: map[int64]*Growth{}}
+// describes. Given is what a card is given of it, which is mostly disk.Map.
+// Temporary files, without names and with many holes, lie in dir; "": the directory
+// for temporary files.
+func NewGrower(base io.ReaderAt, disk *volume.Disk, given block.Map, dir string) *Grower {
+	return &Grower{base: base, disk: disk, given: given.Used, dir: dir, done: map[int64]*Growth{}}
 }
 
 // Grow returns how the disk differs on a card of size bytes, where its last
@@ -296,11 +298,7 @@ func filesOf(r io.ReaderAt, size int64) (*fileData, error) {
 // differs from the image then. The error is errMoved if the content is needed
 // after all.
 func (t *target) try(ctx context.Context, s *scratch, data *fileData) ([]block.Block, error) {
-	used := within(t.disk.Map().Used, t.Extent)
-	for i := range used {
-		used[i].Off -= t.Off
-	}
-	copied := without(used, data.extents)
+	copied := without(t.inside(t.disk.Map().Used, t.Extent), data.extents)
 	size := t.end - t.Off
 	if err := s.fill(ctx, t.base, t.Off, copied, size); err != nil {
 		return nil, err
@@ -329,9 +327,17 @@ func (t *target) try(ctx context.Context, s *scratch, data *fileData) ([]block.B
 	return t.compare(s, x, copied, data.extents)
 }
 
-// compare returns what differs: of what the image has and was copied, the blocks
-// that are not the same; of what it does not have or does not say is used, all that
-// is used now.
+// inside returns the extents within e, counted from the first byte of the partition.
+func (t *target) inside(all []block.Extent, e block.Extent) []block.Extent {
+	all = within(all, e)
+	for i := range all {
+		all[i].Off -= t.Off
+	}
+	return all
+}
+
+// compare returns what differs: of what was copied and a card is given, the blocks
+// that are not the same; of what it is not given, all that is used now.
 func (t *target) compare(s *scratch, x *ext, copied, left []block.Extent) ([]block.Block, error) {
 	disk, err := volume.Look(t.grown(s), t.size)
 	if err != nil {
@@ -349,13 +355,10 @@ func (t *target) compare(s *scratch, x *ext, copied, left []block.Extent) ([]blo
 	if err != nil {
 		return nil, err
 	}
-	used := within(disk.Map().Used, block.Extent{Off: t.Off, Len: t.end - t.Off})
-	for i := range used {
-		used[i].Off -= t.Off
-	}
-	used = without(used, left)
-	fresh := without(without(used, copied), unwritten)
-	both := without(used, without(used, copied))
+	used := without(t.inside(disk.Map().Used, block.Extent{Off: t.Off, Len: t.end - t.Off}), left)
+	changed := without(used, common(copied, t.inside(t.given, t.Extent)))
+	fresh := without(changed, unwritten)
+	both := without(used, changed)
 	pieces, err := overlay.Diff(io.NewSectionReader(t.base, t.Off, t.Len), s, both, t.fs.BlockSize)
 	if err != nil {
 		return nil, err

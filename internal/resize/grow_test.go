@@ -76,7 +76,7 @@ func grown(t *testing.T, im volumetest.Image, size int64) (volumetest.Image, *Gr
 	}
 	defer f.Close()
 	d := look(t, f)
-	g, err := NewGrower(f, d, t.TempDir()).Grow(t.Context(), size)
+	g, err := NewGrower(f, d, d.Map(), t.TempDir()).Grow(t.Context(), size)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +165,7 @@ func TestWithoutTheZerosACardIsNotClean(t *testing.T) {
 	}
 	defer f.Close()
 	d := look(t, f)
-	g, err := NewGrower(f, d, "").Grow(t.Context(), 100*mib)
+	g, err := NewGrower(f, d, d.Map(), "").Grow(t.Context(), 100*mib)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,6 +177,43 @@ func TestWithoutTheZerosACardIsNotClean(t *testing.T) {
 		write(t, card, f, d.Map().Used, pieces)
 		if words := onCard(t, im, card).Fsck(t); (len(words) == 0) != zeros {
 			t.Errorf("with zeros %v: %d bytes of pieces, %.300q", zeros, g.Bytes(), words)
+		}
+	}
+}
+
+// A map may leave out what the file system has in use and is zero. What resize2fs
+// works with is given to the card all the same.
+func TestWhatAMapLeavesOutIsGiven(t *testing.T) {
+	im := volumetest.Make(t, volumetest.Spec{Table: "mbr", Parts: []volumetest.Part{kinds()["ext2 1k"]}})
+	f, err := os.Open(im.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	d := look(t, f)
+	given := block.Map{Size: d.Size}
+	var page [1024]byte
+	for at := int64(0); at < d.Size; at += int64(len(page)) {
+		if err := readFull(f, page[:], at); err != nil {
+			t.Fatal(err)
+		}
+		if page != [1024]byte{} {
+			given.Used = append(given.Used, block.Extent{Off: at, Len: int64(len(page))})
+		}
+	}
+	for _, told := range []bool{true, false} {
+		m := given
+		if !told {
+			m = d.Map()
+		}
+		g, err := NewGrower(f, d, m, "").Grow(t.Context(), 100*mib)
+		if err != nil {
+			t.Fatal(err)
+		}
+		card := aCard(t, 100*mib)
+		write(t, card, f, given.Used, g.Pieces)
+		if words := onCard(t, im, card).Fsck(t); (len(words) == 0) != told {
+			t.Errorf("told of it %v: %.300q", told, words)
 		}
 	}
 }
@@ -210,7 +247,8 @@ func TestFilesAreReadOnlyIfTheyAreMoved(t *testing.T) {
 			t.Fatal(err)
 		}
 		r := &spy{ReaderAt: f, watched: data.extents}
-		g := NewGrower(r, look(t, f), "")
+		d := look(t, f)
+		g := NewGrower(r, d, d.Map(), "")
 		if _, err := g.Grow(t.Context(), 160*mib); err != nil {
 			t.Fatal(err)
 		}
@@ -237,7 +275,8 @@ func TestUnnoticedMovesWouldLoseFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, blind := range []bool{false, true} {
-		g := NewGrower(f, look(t, f), "")
+		d := look(t, f)
+		g := NewGrower(f, d, d.Map(), "")
 		tg, err := g.target(160 * mib)
 		if err != nil {
 			t.Fatal(err)
@@ -320,7 +359,8 @@ func TestWhatCannotBeGrownIsSaid(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer f.Close()
-			_, err = NewGrower(f, look(t, f), "").Grow(t.Context(), c.size*mib)
+			d := look(t, f)
+			_, err = NewGrower(f, d, d.Map(), "").Grow(t.Context(), c.size*mib)
 			if _, ok := errors.AsType[*Refusal](err); !ok || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %s", err, c.want)
 			}
@@ -341,7 +381,8 @@ func TestACardWithoutMoreRoomGetsTheBackupWhereItBelongs(t *testing.T) {
 	}
 	defer f.Close()
 	size := im.Size - 512*1024 // still behind the partition
-	g, err := NewGrower(f, look(t, f), "").Grow(t.Context(), size)
+	d := look(t, f)
+	g, err := NewGrower(f, d, d.Map(), "").Grow(t.Context(), size)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -363,7 +404,8 @@ func TestWhatLiesBehindThePartitionIsToldOf(t *testing.T) {
 		if _, err := f.WriteAt([]byte(words), im.Size-8192); err != nil {
 			t.Fatal(err)
 		}
-		g, err := NewGrower(f, look(t, f), "").Grow(t.Context(), 100*mib)
+		d := look(t, f)
+		g, err := NewGrower(f, d, d.Map(), "").Grow(t.Context(), 100*mib)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -386,7 +428,8 @@ func TestDamageIsSaid(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	_, err = NewGrower(f, look(t, f), "").Grow(t.Context(), 100*mib)
+	d := look(t, f)
+	_, err = NewGrower(f, d, d.Map(), "").Grow(t.Context(), 100*mib)
 	if _, ok := errors.AsType[*Damage](err); !ok || !strings.Contains(err.Error(), "e2fsck finds damage in partition 1") || !strings.Contains(err.Error(), "Root inode") {
 		t.Errorf("got %v", err)
 	}

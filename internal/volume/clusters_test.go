@@ -65,15 +65,12 @@ func mapOf(t testing.TB, fs fileSystem, size int64) block.Map {
 	return m
 }
 
-// proveMap fills all that an image has free with noise. Nothing may change. Then it
-// takes a KiB out of used extents, one after the other from the last, until the damage
-// is seen in a file: space that was given to a file and never written does not show it.
-func proveMap(t *testing.T, im volumetest.Image, m block.Map) {
+// proveNoise fills all that an image has free with noise. Nothing may change.
+func proveNoise(t *testing.T, im volumetest.Image, m block.Map, before []map[string]string) {
 	t.Helper()
 	if free := im.Size - m.Bytes(); free < im.Size/10 {
 		t.Errorf("only %d of %d bytes are free", free, im.Size)
 	}
-	before := im.Files(t)
 	scrambled := im.Copy(t)
 	scrambled.Scramble(t, m, 1)
 	if wrong := scrambled.Fsck(t); len(wrong) > 0 {
@@ -82,6 +79,15 @@ func proveMap(t *testing.T, im volumetest.Image, m block.Map) {
 	if diff := scrambled.Changed(t, before); len(diff) > 0 {
 		t.Errorf("noise in free space, and %d files differ: %s", len(diff), diff[0])
 	}
+}
+
+// proveMap does so, and then takes a KiB out of used extents, one after the other from
+// the last, until the damage is seen in a file: space that was given to a file and
+// never written does not show it.
+func proveMap(t *testing.T, im volumetest.Image, m block.Map) {
+	t.Helper()
+	before := im.Files(t)
+	proveNoise(t, im, m, before)
 	tried := 0
 	for i := len(m.Used) - 1; i > 0 && tried < 5; i-- {
 		if m.Used[i].Len < 2048 || m.Used[i].End() == im.Size {

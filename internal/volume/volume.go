@@ -134,7 +134,7 @@ type opener func(r io.ReaderAt, size int64) (fileSystem, error)
 
 // openers is one table of all the file systems that are known.
 func openers() []opener {
-	return []opener{openExt, openFAT, openExFAT, openSwap}
+	return []opener{openExt, openFAT, openExFAT, openSwap, openF2FS}
 }
 
 // errNotMine comes from an opener that does not see its kind of file system.

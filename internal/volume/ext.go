@@ -167,7 +167,7 @@ func (e *ext) possible() bool {
 	power := func(n int64) bool { return n&(n-1) == 0 }
 	switch {
 	case e.blocks <= e.first || e.blocks > endless/e.block || e.free > e.blocks:
-	case e.first > 1 || e.first == 1 && e.block != 1024:
+	case e.first > 1 || (e.first == 1) != (e.block == 1024 && e.ratio == 1):
 	case e.perGroup < 256 || e.perGroup%(8*e.ratio) != 0 || perBitmap > 8*e.block:
 	case e.inodes < 1 || e.inodes > 8*e.block:
 	case e.inodeSize < 128 || e.inodeSize > e.block || !power(e.inodeSize):

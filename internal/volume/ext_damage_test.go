@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -34,25 +35,17 @@ func at(t testing.TB, path string, g int64) (desc, bitmap int64) {
 	return (e.first+1)*e.block + g*e.descSize, e.group(g).bitmap * e.block
 }
 
-// flipped returns a copy of a file with one bit changed.
-func flipped(t testing.TB, path string, off int64, bit byte) string {
+func truncate(t testing.TB, path string, size int64) {
 	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
+	if err := os.Truncate(path, size); err != nil {
 		t.Fatal(err)
 	}
-	b[off] ^= 1 << bit
-	path = filepath.Join(t.TempDir(), "flipped")
-	if err := os.WriteFile(path, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
 }
 
 func TestADamagedExtCountsAsUsedWhole(t *testing.T) {
 	summed, plain := extFile(t, "-O metadata_csum"), extFile(t, "-O ^metadata_csum,^uninit_bg")
 	for _, path := range []string{summed, plain} {
-		if d := look(t, path); d.FS.State != Clean || d.Map().Bytes() > 32*mib {
+		if d := look(t, open(t, path)); d.FS.State != Clean || d.Map().Bytes() > 32*mib {
 			t.Fatalf("undamaged: %+v", d.FS)
 		}
 	}
@@ -82,8 +75,10 @@ func TestADamagedExtCountsAsUsedWhole(t *testing.T) {
 		{"number of inodes", plain, 1024, 4, "inodes in 8 groups", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			path := flipped(t, c.path, c.off, c.bit)
-			d := look(t, path)
+			b := read(t, c.path)
+			b[c.off] ^= 1 << c.bit
+			m := bytes.NewReader(b)
+			d := look(t, m)
 			if d.FS.State != Dirty || !strings.Contains(d.FS.Why, c.why) || d.Map().Bytes() != d.Size {
 				t.Errorf("%v %q, %d bytes used", d.FS.State, d.FS.Why, d.Map().Bytes())
 			}
@@ -91,19 +86,19 @@ func TestADamagedExtCountsAsUsedWhole(t *testing.T) {
 				t.Errorf("Dirty returns %v", d.Dirty())
 			}
 			if !c.late {
-				streamed(t, path, d)
+				streamed(t, m, d)
 				return
 			}
-			lateDamage(t, path, look(t, c.path))
+			lateDamage(t, m, look(t, open(t, c.path)))
 		})
 	}
 }
 
 // lateDamage checks what a Watcher says of a disk whose damage shows when a part of it has
 // passed: what is free without the damage may have been called free, and it has told.
-func lateDamage(t *testing.T, path string, sound *Disk) {
+func lateDamage(t *testing.T, m medium, sound *Disk) {
 	t.Helper()
-	got, w := watch(t, path, func() int { return mib })
+	got, w := watch(t, m, func() int { return mib })
 	if e, ok := missing(got, sound.Map()); ok {
 		t.Errorf("as it passed: %v are called free", e)
 	}
@@ -134,16 +129,19 @@ func TestAnExtThatHasToBeRepairedCountsAsUsedWhole(t *testing.T) {
 		{"snapshots", "ssv feature_ro_compat 0x4eb", Unknown, "FEATURE_R7"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			path := copyOf(t, summed)
+			path := filepath.Join(t.TempDir(), "copy")
+			if err := os.WriteFile(path, read(t, summed), 0o600); err != nil {
+				t.Fatal(err)
+			}
 			command(t, "debugfs", "-w", "-R", c.script, path)
-			d := look(t, path)
+			d := look(t, open(t, path))
 			if d.FS == nil || d.FS.State != c.state || !strings.Contains(d.FS.Why, c.why) || d.Map().Bytes() != d.Size {
 				t.Errorf("%+v, %d bytes used", d.FS, d.Map().Bytes())
 			}
 			if got := len(d.Dirty()); got == 1 != (c.state == Dirty) {
 				t.Errorf("Dirty returns %v", d.Dirty())
 			}
-			streamed(t, path, d)
+			streamed(t, open(t, path), d)
 		})
 	}
 }
@@ -151,9 +149,9 @@ func TestAnExtThatHasToBeRepairedCountsAsUsedWhole(t *testing.T) {
 // Features that are compatible by definition change nothing.
 func TestAnExtWithANewCompatibleFeatureIsUnderstood(t *testing.T) {
 	path := extFile(t, "")
-	want := look(t, path)
+	want := look(t, open(t, path))
 	command(t, "debugfs", "-w", "-R", "ssv feature_compat 0x8000003c", path)
-	if d := look(t, path); d.FS.State != Clean || d.Map().Bytes() != want.Map().Bytes() {
+	if d := look(t, open(t, path)); d.FS.State != Clean || d.Map().Bytes() != want.Map().Bytes() {
 		t.Errorf("%+v", d.FS)
 	}
 }
@@ -161,7 +159,7 @@ func TestAnExtWithANewCompatibleFeatureIsUnderstood(t *testing.T) {
 func TestAnExtLargerThanItsPlaceIsNotBelieved(t *testing.T) {
 	path := extFile(t, "")
 	truncate(t, path, 63*mib)
-	if d := look(t, path); d.FS.State != Unknown || d.Map().Bytes() != d.Size {
+	if d := look(t, open(t, path)); d.FS.State != Unknown || d.Map().Bytes() != d.Size {
 		t.Errorf("%+v", d.FS)
 	}
 }
@@ -169,19 +167,19 @@ func TestAnExtLargerThanItsPlaceIsNotBelieved(t *testing.T) {
 func TestWhatLiesBehindAnExtIsUsed(t *testing.T) {
 	path := extFile(t, "")
 	truncate(t, path, 70*mib)
-	d := look(t, path)
+	d := look(t, open(t, path))
 	last := d.Map().Used[len(d.Map().Used)-1]
 	if behind := (block.Extent{Off: 64 * mib, Len: 6 * mib}); d.FS.State != Clean || last.Intersect(behind) != behind {
 		t.Errorf("%v", d.Map())
 	}
-	streamed(t, path, d)
+	streamed(t, open(t, path), d)
 }
 
 func TestAJournalOfAnotherFileSystemIsUsed(t *testing.T) {
 	sample.Need(t, "mke2fs")
 	path := filepath.Join(t.TempDir(), "journal")
 	command(t, "mke2fs", "-q", "-F", "-O", "journal_dev", "-b", "4096", path, "16M")
-	d := look(t, path)
+	d := look(t, open(t, path))
 	if d.FS == nil || d.FS.Kind != "jbd" || d.FS.State != Clean || d.Map().Bytes() != d.Size {
 		t.Errorf("%+v %v", d, d.FS)
 	}
@@ -199,7 +197,78 @@ func TestNoiseIsNoExt(t *testing.T) {
 	if err := os.WriteFile(path, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if d := look(t, path); d.FS != nil || d.Map().Bytes() != d.Size {
+	if d := look(t, open(t, path)); d.FS != nil || d.Map().Bytes() != d.Size {
 		t.Error(fmt.Sprint(d))
+	}
+}
+
+// Whatever bit of the superblock, of a descriptor or of a bitmap changes, with checksums or
+// without: what was used is used.
+func TestNoBitMakesAnExtSilentlyWrong(t *testing.T) {
+	sample.Need(t, "mke2fs")
+	for i, args := range []string{
+		"-t ext2",
+		"-t ext2 -b 2048",
+		"-t ext2 -O ^sparse_super,^resize_inode",
+		"-t ext4 -O ^has_journal,^metadata_csum",
+		"-t ext4 -O ^has_journal,^metadata_csum,^uninit_bg,^64bit",
+		"-t ext4 -O ^has_journal",
+		"-t ext4 -O ^has_journal,bigalloc -C 2048 -g 512",
+		"-t ext4 -O ^has_journal,meta_bg,^resize_inode,^metadata_csum",
+	} {
+		path := filepath.Join(t.TempDir(), "fs")
+		command(t, "mke2fs", append(strings.Fields("-q -F -N 64 -b 1024 -g 256 "+args), path, "2M")...)
+		b := read(t, path)
+		sound := look(t, bytes.NewReader(b))
+		if sound.FS.State != Clean || sound.Map().Bytes() > 3*mib/2 {
+			t.Fatalf("%s: %+v", args, sound.FS)
+		}
+		for bit := 1024 * 8; bit < 40_000*8; bit++ {
+			// In bitmaps and tables a sample, and of the rest half in each.
+			if bit >= 8*(2048+512) && bit%127 != 0 || bit%2 != i%2 {
+				continue
+			}
+			b[bit/8] ^= 1 << (bit % 8)
+			d := look(t, bytes.NewReader(b))
+			if e, ok := missing(d.Map(), sound.Map()); ok {
+				t.Errorf("%s: with bit %d of byte %d, %v are free", args, bit%8, bit/8, e)
+			}
+			b[bit/8] ^= 1 << (bit % 8)
+		}
+	}
+}
+
+// A system that is shut down often leaves its root not unmounted but read-only.
+func TestAnExtInUseIsDirtyUntilItIsReadOnly(t *testing.T) {
+	sample.Need(t, "mke2fs", "mount", "umount")
+	if os.Geteuid() != 0 {
+		sample.Lack(t, "mounting needs root")
+	}
+	for _, args := range []string{"-t ext2", "-t ext3", "-t ext4", "-t ext4 -O ^has_journal"} {
+		dir := t.TempDir()
+		path, root := filepath.Join(dir, "fs"), filepath.Join(dir, "root")
+		if err := os.Mkdir(root, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		command(t, "mke2fs", append(strings.Fields("-q -F "+args), path, "32M")...)
+		state := func() State {
+			command(t, "sync", "-f", root)
+			return look(t, bytes.NewReader(read(t, path))).FS.State
+		}
+		command(t, "mount", "-o", "loop", path, root)
+		unmount := func() { command(t, "umount", root) }
+		t.Cleanup(func() { unmount() })
+		if err := os.WriteFile(filepath.Join(root, "file"), make([]byte, 3*mib), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := state(); got != Dirty {
+			t.Errorf("%s: in use it is %v", args, got)
+		}
+		command(t, "mount", "-o", "remount,ro", root)
+		if got := state(); got != Clean {
+			t.Errorf("%s: read-only it is %v", args, got)
+		}
+		unmount()
+		unmount = func() {}
 	}
 }

@@ -3,6 +3,7 @@ package volume
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -24,13 +25,16 @@ type extCase struct {
 	size int64 // MiB
 	args string
 	aged bool // is also put through the hands of the kernel
+	// Bitmaps lie so far before what they are about that they have passed when their
+	// descriptors come.
+	behind bool
 }
 
 func extCases() []extCase {
 	return []extCase{
 		{name: "ext2 with 1 KiB blocks", size: 40, args: "-t ext2 -b 1024", aged: true},
 		{name: "ext2 with 2 KiB blocks", size: 40, args: "-t ext2 -b 2048"},
-		{name: "ext2 with 4 KiB blocks", size: 300, args: "-t ext2 -b 4096", aged: true},
+		{name: "ext2 with 4 KiB blocks", size: 200, args: "-t ext2 -b 4096", aged: true},
 		{name: "ext2 of the first revision", size: 20, args: "-t ext2 -r 0 -b 1024"},
 		{name: "ext2 with all superblocks", size: 60, args: "-t ext2 -b 1024 -O ^sparse_super,^resize_inode"},
 		{name: "ext3", size: 40, args: "-t ext3"},
@@ -45,14 +49,14 @@ func extCases() []extCase {
 		{name: "checksums without 64bit", size: 100, args: "-t ext4 -b 1024 -O ^64bit"},
 		{name: "large flex_bg", size: 150, args: "-t ext4 -b 1024 -G 64"},
 		{name: "small flex_bg", size: 150, args: "-t ext4 -b 1024 -G 2"},
-		{name: "meta_bg", size: 300, args: "-t ext4 -b 1024 -O meta_bg,^resize_inode", aged: true},
-		{name: "meta_bg without flex_bg", size: 300, args: "-t ext4 -b 1024 -O meta_bg,^resize_inode,^flex_bg"},
-		{name: "meta_bg without checksums", size: 300, args: "-t ext4 -b 1024 -O meta_bg,^resize_inode,^metadata_csum,^uninit_bg"},
-		{name: "meta_bg with flex_bg over its groups", size: 600, args: "-t ext4 -b 1024 -O meta_bg,^resize_inode -G 64"},
+		{name: "meta_bg", size: 80, args: "-t ext4 -b 1024 -g 1024 -O meta_bg,^resize_inode", aged: true},
+		{name: "meta_bg without flex_bg", size: 80, args: "-t ext4 -b 1024 -g 1024 -O meta_bg,^resize_inode,^flex_bg"},
+		{name: "meta_bg without checksums", size: 80, args: "-t ext4 -b 1024 -g 1024 -O meta_bg,^resize_inode,^metadata_csum,^uninit_bg"},
+		{name: "meta_bg with flex_bg over its groups", size: 120, args: "-t ext4 -b 1024 -g 1024 -O meta_bg,^resize_inode -G 64", behind: true},
 		{name: "bigalloc", size: 128, args: "-t ext4 -O bigalloc"},
 		{name: "bigalloc with clusters of 8 KiB", size: 100, args: "-t ext4 -b 1024 -C 8192 -O bigalloc", aged: true},
-		{name: "bigalloc with few blocks in a group", size: 300, args: "-t ext4 -b 1024 -C 4096 -g 4096 -O bigalloc"},
-		{name: "bigalloc and meta_bg", size: 300, args: "-t ext4 -b 1024 -C 2048 -g 2048 -O bigalloc,meta_bg,^resize_inode"},
+		{name: "bigalloc with few blocks in a group", size: 100, args: "-t ext4 -b 1024 -C 4096 -g 4096 -O bigalloc"},
+		{name: "bigalloc and meta_bg", size: 100, args: "-t ext4 -b 1024 -C 2048 -g 2048 -O bigalloc,meta_bg,^resize_inode"},
 		{name: "bigalloc without checksums", size: 128, args: "-t ext4 -O bigalloc,^metadata_csum,^uninit_bg -C 65536"},
 		{name: "sparse_super2", size: 100, args: "-t ext4 -b 1024 -O sparse_super2,^resize_inode", aged: true},
 		{name: "sparse_super2 with one copy", size: 100, args: "-t ext4 -b 1024 -O sparse_super2,^resize_inode -E num_backup_sb=1"},
@@ -68,7 +72,7 @@ func extCases() []extCase {
 		{name: "a stride", size: 150, args: "-t ext4 -b 1024 -O ^flex_bg -E stride=4,stripe_width=16", aged: true},
 		{name: "room to grow", size: 64, args: "-t ext4 -b 1024 -E resize=4000000"},
 		{name: "no journal", size: 64, args: "-t ext4 -O ^has_journal", aged: true},
-		{name: "tables not yet zeroed", size: 300, args: "-t ext4 -b 1024 -E lazy_itable_init=1,lazy_journal_init=1", aged: true},
+		{name: "tables not yet zeroed", size: 100, args: "-t ext4 -b 1024 -E lazy_itable_init=1,lazy_journal_init=1", aged: true},
 		{name: "few blocks in a group", size: 40, args: "-t ext4 -b 1024 -g 256"},
 		{name: "hardly larger than a group", size: 0, args: "-t ext4 -b 1024 9000"},
 	}
@@ -181,18 +185,30 @@ func dumped(t *testing.T, path string) block.Map {
 	return block.Map{Size: info.Size(), Used: m.used}
 }
 
-func look(t testing.TB, path string) *Disk {
+// A medium is a disk that can be read anywhere.
+type medium interface {
+	io.ReaderAt
+	Size() int64
+}
+
+// open opens a file for the time of a test.
+func open(t testing.TB, path string) medium {
 	t.Helper()
 	f, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	t.Cleanup(func() { f.Close() })
 	info, err := f.Stat()
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := Look(f, info.Size())
+	return io.NewSectionReader(f, 0, info.Size())
+}
+
+func look(t testing.TB, r medium) *Disk {
+	t.Helper()
+	d, err := Look(r, r.Size())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -203,9 +219,9 @@ func look(t testing.TB, path string) *Disk {
 }
 
 // agree compares what is known about an ext file system with dumpe2fs and blkid.
-func agree(t *testing.T, path string) {
+func agree(t *testing.T, path string, c extCase) {
 	t.Helper()
-	d := look(t, path)
+	d := look(t, open(t, path))
 	if d.FS == nil || d.FS.State != Clean {
 		t.Fatalf("%+v %+v", d, d.FS)
 	}
@@ -221,7 +237,7 @@ func agree(t *testing.T, path string) {
 	if got := want.Bytes() - (d.Size - d.FS.Size); d.FS.Used != got {
 		t.Errorf("%d bytes used, dumpe2fs says %d", d.FS.Used, got)
 	}
-	if extra := streamed(t, path, d); extra > 100_000 {
+	if extra := streamed(t, open(t, path), d); extra > 100_000 && !c.behind {
 		t.Errorf("as it passes: %d bytes too many", extra)
 	}
 }
@@ -248,12 +264,12 @@ func TestExtAgreesWithDumpe2fs(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			path := makeExt(t, c, dir)
-			agree(t, path)
+			agree(t, path, c)
 			if strings.Contains(c.args, "mmp") {
 				return // debugfs would wait for ten seconds whether another uses it
 			}
 			thin(t, path)
-			agree(t, path)
+			agree(t, path, c)
 		})
 	}
 }
@@ -268,7 +284,7 @@ func TestExtAgreesWithDumpe2fsWhenTheKernelAgedIt(t *testing.T) {
 			im := volumetest.Make(t, volumetest.Spec{Seed: 7, Parts: []volumetest.Part{{
 				Kind: args[1], Size: c.size << 20, Args: args[2:],
 			}}})
-			agree(t, im.Path)
+			agree(t, im.Path, c)
 		})
 	}
 }

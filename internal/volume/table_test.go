@@ -43,18 +43,21 @@ func place(t testing.TB, path string, off, n int64) {
 	command(t, "mke2fs", "-q", "-F", "-b", "1024", "-E", fmt.Sprintf("offset=%d", off), path, fmt.Sprintf("%dM", n))
 }
 
-func patch(t testing.TB, path string, off int64, b ...byte) {
+// read returns what is in a file.
+func read(t testing.TB, path string) []byte {
 	t.Helper()
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.WriteAt(b, off); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
+	return b
+}
+
+// with returns a copy of b with other bytes at off.
+func with(b []byte, off int64, other ...byte) []byte {
+	b = slices.Clone(b)
+	copy(b[off:], other)
+	return b
 }
 
 // sfdisk returns what sfdisk finds on a disk, as far as Look finds the same.
@@ -119,7 +122,8 @@ func TestTablesAgreeWithSfdisk(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			path := partitioned(t, 64*mib, c.script, "sfdisk", "-q")
-			got, want := look(t, path), sfdisk(t, path)
+			b := read(t, path)
+			got, want := look(t, bytes.NewReader(b)), sfdisk(t, path)
 			if len(got.Warnings) > 0 {
 				t.Errorf("warnings: %q", got.Warnings)
 			}
@@ -131,8 +135,8 @@ func TestTablesAgreeWithSfdisk(t *testing.T) {
 					}
 				}
 			}
-			streamed(t, path, got)
-			_, w := watch(t, path, func() int { return 4096 })
+			streamed(t, bytes.NewReader(b), got)
+			_, w := watch(t, bytes.NewReader(b), func() int { return 4096 })
 			if d := w.Disk(); !slices.Equal(d.Parts, got.Parts) || d.ID != got.ID || d.Size != got.Size {
 				t.Errorf("as it passed: %+v", d)
 			}
@@ -143,7 +147,7 @@ func TestTablesAgreeWithSfdisk(t *testing.T) {
 func TestHybridAndProtectiveMBRsLeadToTheGPT(t *testing.T) {
 	t.Parallel()
 	path := partitioned(t, 64*mib, "", "sgdisk", "-n", "1:2048:+4M", "-n", "2::+8M", "-t", "2:0700", "-h", "2")
-	got, want := look(t, path), sfdisk(t, path)
+	got, want := look(t, open(t, path)), sfdisk(t, path)
 	if got.Table != "gpt" || len(got.Parts) != 2 || !slices.Equal(got.Parts, want.Parts) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
@@ -152,45 +156,44 @@ func TestHybridAndProtectiveMBRsLeadToTheGPT(t *testing.T) {
 func TestGPTInSectorsOf4096(t *testing.T) {
 	t.Parallel()
 	path := partitioned(t, 64*mib, "g\nn\n1\n\n+4M\nn\n2\n\n+8M\nw\n", "fdisk", "-b", "4096")
-	d := look(t, path)
+	b := read(t, path)
+	d := look(t, bytes.NewReader(b))
 	if d.Sector != 4096 || len(d.Parts) != 2 || d.Parts[0].Off != 1*mib || d.Parts[1].Len != 8*mib || len(d.Warnings) > 0 {
 		t.Errorf("%+v", d)
 	}
-	patch(t, path, 4096, 0)
-	if d := look(t, path); len(d.Parts) != 2 || len(d.Warnings) != 1 {
+	if d := look(t, bytes.NewReader(with(b, 4096, 0))); len(d.Parts) != 2 || len(d.Warnings) != 1 {
 		t.Errorf("from its backup: %+v", d)
 	}
 }
 
 // gptDisk returns a disk of 64 MiB with a GPT, in it partition 1 from 1 MiB on with an ext4 of 16
 // MiB.
-func gptDisk(t testing.TB) string {
+func gptDisk(t testing.TB) []byte {
 	path := partitioned(t, 64*mib, "label: gpt\nstart=2048, size=32768\n", "sfdisk", "-q")
 	place(t, path, mib, 16)
-	return path
+	return read(t, path)
 }
 
 func TestADamagedGPTIsReadFromItsBackup(t *testing.T) {
 	t.Parallel()
 	disk := gptDisk(t)
-	whole := look(t, disk)
+	whole := look(t, bytes.NewReader(disk))
 	for _, c := range []struct {
 		name      string
-		damage    func(path string)
+		damage    func(b []byte) []byte
 		warn      string
 		same, all bool
 	}{
-		{"header", func(p string) { patch(t, p, 512+56, 0xAA) }, "its backup is believed", true, false},
-		{"entries", func(p string) { patch(t, p, 1024+40, 0xAA) }, "its backup is believed", true, false},
-		{"backup", func(p string) { patch(t, p, 64*mib-512, 0xAA) }, "backup of the GPT is damaged", true, false},
-		{"both", func(p string) { patch(t, p, 512, 0xAA); patch(t, p, 64*mib-512, 0xAA) }, "and so is its backup", false, true},
-		{"cut", func(p string) { truncate(t, p, 40*mib) }, "backup of the GPT is missing", true, false},
-		{"longer", func(p string) { truncate(t, p, 80*mib) }, "not at the end of the disk", true, false},
+		{"header", func(b []byte) []byte { return with(b, 512+56, 0xAA) }, "its backup is believed", true, false},
+		{"entries", func(b []byte) []byte { return with(b, 1024+40, 0xAA) }, "its backup is believed", true, false},
+		{"backup", func(b []byte) []byte { return with(b, 64*mib-512, 0xAA) }, "backup of the GPT is damaged", true, false},
+		{"both", func(b []byte) []byte { return with(with(b, 512, 0xAA), 64*mib-512, 0xAA) }, "and so is its backup", false, true},
+		{"cut", func(b []byte) []byte { return b[:40*mib] }, "backup of the GPT is missing", true, false},
+		{"longer", func(b []byte) []byte { return append(slices.Clone(b), make([]byte, 16*mib)...) }, "not at the end of the disk", true, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			path := copyOf(t, disk)
-			c.damage(path)
-			d := look(t, path)
+			b := c.damage(disk)
+			d := look(t, bytes.NewReader(b))
 			if len(d.Warnings) != 1 || !strings.Contains(d.Warnings[0], c.warn) {
 				t.Errorf("warnings: %q", d.Warnings)
 			}
@@ -200,29 +203,8 @@ func TestADamagedGPTIsReadFromItsBackup(t *testing.T) {
 			if all := d.Map().Bytes() == d.Size; all != c.all {
 				t.Errorf("%d of %d bytes are used", d.Map().Bytes(), d.Size)
 			}
-			streamed(t, path, d)
+			streamed(t, bytes.NewReader(b), d)
 		})
-	}
-}
-
-// copyOf returns a copy of a file of its own. (sfdisk takes half a second for each disk.)
-func copyOf(t testing.TB, path string) string {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	path = filepath.Join(t.TempDir(), "copy")
-	if err := os.WriteFile(path, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-func truncate(t testing.TB, path string, size int64) {
-	t.Helper()
-	if err := os.Truncate(path, size); err != nil {
-		t.Fatal(err)
 	}
 }
 
@@ -231,7 +213,7 @@ func TestWhatLiesOutsideOfPartitions(t *testing.T) {
 	behind := block.Extent{Off: 17 * mib, Len: 46 * mib} // up to the last MiB
 	for _, c := range []struct {
 		name string
-		path string
+		disk []byte
 		free []block.Extent // beside that in the file system
 	}{
 		{"gpt", gptDisk(t), []block.Extent{behind}},
@@ -239,7 +221,7 @@ func TestWhatLiesOutsideOfPartitions(t *testing.T) {
 		{"gaps are used", mbrDisk(t, "2048,32768,83\n40960,2048,83\n"), []block.Extent{{Off: 21 * mib, Len: 42 * mib}}},
 		{"an extended partition is used", mbrDisk(t, "2048,32768,83\n40960,20480,5\n"), []block.Extent{{Off: 30 * mib, Len: 33 * mib}}},
 	} {
-		d := look(t, c.path)
+		d := look(t, bytes.NewReader(c.disk))
 		m := d.Map()
 		for _, f := range c.free {
 			for _, u := range m.Used {
@@ -267,17 +249,17 @@ func TestWhatLiesOutsideOfPartitions(t *testing.T) {
 
 // mbrDisk returns a disk of 64 MiB with the partitions of the script, and an ext4 of 16
 // MiB at 1 MiB.
-func mbrDisk(t testing.TB, script string) string {
+func mbrDisk(t testing.TB, script string) []byte {
 	path := partitioned(t, 64*mib, "label: dos\n"+script, "sfdisk", "-q")
 	place(t, path, mib, 16)
-	return path
+	return read(t, path)
 }
 
 // An MBR does not say how large its sectors are. That a file system is where it says one is
 // shows it.
 func TestBehindAnMBRThatLeadsToNothingAllIsUsed(t *testing.T) {
 	t.Parallel()
-	d := look(t, partitioned(t, 64*mib, "label: dos\n2048,32768,83\n", "sfdisk", "-q"))
+	d := look(t, open(t, partitioned(t, 64*mib, "label: dos\n2048,32768,83\n", "sfdisk", "-q")))
 	if d.Map().Bytes() != d.Size {
 		t.Errorf("%v", d.Map())
 	}
@@ -294,7 +276,7 @@ func TestStrangeTablesMakeAllUsed(t *testing.T) {
 	const script = "2048,32768,83\n40960,40960,5\n5 : start=43008, size=2048\n6 : start=47104, size=2048\n"
 	ebr := func(n int64) int64 { return 20*mib + n*2*mib + mbrEntries } // the entries of the n-th
 	disk := mbrDisk(t, script)
-	if d := look(t, disk); d.Map().Bytes() == d.Size || len(d.Parts) != 3 || len(d.Warnings) > 0 {
+	if d := look(t, bytes.NewReader(disk)); d.Map().Bytes() == d.Size || len(d.Parts) != 3 || len(d.Warnings) > 0 {
 		t.Fatalf("without anything strange: %+v", d)
 	}
 	for _, c := range []struct {
@@ -315,18 +297,17 @@ func TestStrangeTablesMakeAllUsed(t *testing.T) {
 		{"two logical ones overlap", ebr(0), entry(0, 0x83, 2048, 6000), true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			path := copyOf(t, disk)
-			patch(t, path, c.off, c.b...)
-			d := look(t, path)
+			b := with(disk, c.off, c.b...)
+			d := look(t, bytes.NewReader(b))
 			if d.Map().Bytes() != d.Size {
 				t.Errorf("%d of %d bytes are used", d.Map().Bytes(), d.Size)
 			}
 			if d.Table != "" && len(d.Warnings) == 0 {
 				t.Error("without a warning")
 			}
-			got, w := watch(t, path, func() int { return mib })
+			got, w := watch(t, bytes.NewReader(b), func() int { return mib })
 			if !c.late {
-				streamed(t, path, d)
+				streamed(t, bytes.NewReader(b), d)
 			} else if !strings.Contains(c.name, "end") && len(w.Disk().Warnings) == 0 {
 				t.Error("as it passed: without a warning")
 			}
@@ -352,16 +333,9 @@ func TestAGPTThatContradictsItselfMakesAllUsed(t *testing.T) {
 		{"overlap", 128, append(bytes.Repeat([]byte{7}, 32), le.AppendUint64(le.AppendUint64(nil, 4000), 5000)...)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			b, err := os.ReadFile(disk)
-			if err != nil {
-				t.Fatal(err)
-			}
-			copy(b[1024+c.off:], c.b)
+			b := with(disk, 1024+c.off, c.b...)
 			sealGPT(b)
-			d, err := Look(bytes.NewReader(b), int64(len(b)))
-			if err != nil {
-				t.Fatal(err)
-			}
+			d := look(t, bytes.NewReader(b))
 			if d.Map().Bytes() != d.Size || len(d.Warnings) == 0 {
 				t.Errorf("%v %q", d.Map(), d.Warnings)
 			}
@@ -382,7 +356,9 @@ func TestABootSectorIsNoTable(t *testing.T) {
 	sample.Need(t, "mke2fs")
 	path := filepath.Join(t.TempDir(), "fs")
 	command(t, "mke2fs", "-q", "-F", "-b", "1024", path, "16M")
-	clean := look(t, path).Map()
+	b := read(t, path)
+	clean := look(t, bytes.NewReader(b)).Map()
+	copy(b[510:], "\x55\xaa")
 	for _, c := range []struct {
 		name    string
 		entries []byte
@@ -392,17 +368,15 @@ func TestABootSectorIsNoTable(t *testing.T) {
 		{"itself as a partition", entry(0x80, 0x0C, 0, 32768)},
 		{"beyond its end", entry(0, 0x83, 77, 1<<30)},
 	} {
-		patch(t, path, 510, 0x55, 0xAA)
-		patch(t, path, mbrEntries, make([]byte, 64)...)
-		patch(t, path, mbrEntries, c.entries...)
-		d := look(t, path)
+		b := with(b, mbrEntries, c.entries...)
+		d := look(t, bytes.NewReader(b))
 		if d.Table != "" || d.FS == nil || !slices.Equal(d.Map().Used, clean.Used) || len(d.Warnings) > 0 {
 			t.Errorf("%s: %+v", c.name, d)
 		}
 	}
 	// One that could be either keeps what either needs.
-	patch(t, path, mbrEntries, entry(0, 0x83, 2048, 2048)...)
-	if d := look(t, path); d.Map().Bytes() != d.Size || len(d.Warnings) != 1 {
+	copy(b[mbrEntries:], entry(0, 0x83, 2048, 2048))
+	if d := look(t, bytes.NewReader(b)); d.Map().Bytes() != d.Size || len(d.Warnings) != 1 {
 		t.Errorf("ambiguous: %+v", d)
 	}
 }
@@ -414,9 +388,7 @@ func TestMarksOfTwoKindsMakeAPartitionUsed(t *testing.T) {
 		off  int64
 		mark string
 	}{{0, "LUKS\xba\xbe"}, {512, "LABELONE"}, {4096, "\xfc\x4e\x2b\xa9"}} {
-		path := copyOf(t, disk)
-		patch(t, path, mib+mark.off, []byte(mark.mark)...)
-		d := look(t, path)
+		d := look(t, bytes.NewReader(with(disk, mib+mark.off, []byte(mark.mark)...)))
 		if used := (block.Extent{Off: mib, Len: 16 * mib}); d.Map().Used[0].Intersect(used) != used || len(d.Warnings) != 1 || d.Parts[0].FS != nil {
 			t.Errorf("%q: %+v", mark.mark, d)
 		}

@@ -14,20 +14,11 @@ import (
 	"multidd/internal/volume/volumetest"
 )
 
-// watch feeds a file to a Watcher in blocks of the sizes that size returns, and returns
+// watch feeds a disk to a Watcher in blocks of the sizes that size returns, and returns
 // the union of what it says.
-func watch(t testing.TB, path string, size func() int) (block.Map, *Watcher) {
+func watch(t testing.TB, m medium, size func() int) (block.Map, *Watcher) {
 	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	return watchAll(t, f, size)
-}
-
-func watchAll(t testing.TB, r io.Reader, size func() int) (block.Map, *Watcher) {
-	t.Helper()
+	r := io.NewSectionReader(m, 0, m.Size())
 	w := NewWatcher()
 	t.Cleanup(w.Close)
 	var u told
@@ -67,11 +58,11 @@ func missing(a, b block.Map) (block.Extent, bool) {
 
 // streamed checks that a Watcher calls nothing free that is used, in blocks of whatever
 // size, and returns how many bytes too many it calls used at worst.
-func streamed(t *testing.T, path string, d *Disk) (extra int64) {
+func streamed(t *testing.T, m medium, d *Disk) (extra int64) {
 	t.Helper()
 	want := d.Map()
 	for _, size := range []int{1 << 20, 300_001} {
-		got, w := watch(t, path, func() int { return size })
+		got, w := watch(t, m, func() int { return size })
 		if e, ok := missing(got, want); ok {
 			t.Errorf("in blocks of %d: %v are called free", size, e)
 		}
@@ -123,7 +114,7 @@ func TestAWatcherCallsNothingFreeThatIsUsed(t *testing.T) {
 		{"gpt", volumetest.Spec{Table: "gpt", Parts: parts(false), Slack: 20 * mib, Seed: 4}, 0},
 	} {
 		im := volumetest.Make(t, c.spec)
-		d := look(t, im.Path)
+		d := look(t, open(t, im.Path))
 		want := d.Map()
 		if len(d.Warnings) > 0 || len(d.Parts) != 7 || want.Bytes() > im.Size*2/3 {
 			t.Fatalf("%s: %d of %d bytes used, %q", c.name, want.Bytes(), im.Size, d.Warnings)
@@ -131,7 +122,7 @@ func TestAWatcherCallsNothingFreeThatIsUsed(t *testing.T) {
 		for seed := range uint64(4) {
 			rng := rand.New(rand.NewPCG(seed, 5))
 			most := []int{100_000, 1 << 20, 3 << 20, 50 << 20}[seed]
-			got, w := watch(t, im.Path, func() int { return 1 + rng.IntN(most) })
+			got, w := watch(t, open(t, im.Path), func() int { return 1 + rng.IntN(most) })
 			if e, ok := missing(got, want); ok {
 				t.Errorf("%s, seed %d: %v are called free", c.name, seed, e)
 			}
@@ -155,7 +146,7 @@ func equalParts(a, b []Part) bool {
 
 func TestAWatcherKnowsEarlyHowMuchIsUsed(t *testing.T) {
 	path := extFile(t, "")
-	want := look(t, path)
+	want := look(t, open(t, path))
 	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -220,7 +211,7 @@ func TestAWatcherKeepsLittle(t *testing.T) {
 	path := extFile(t, "")
 	truncate(t, path, 200*mib)
 	most := 0
-	_, w := watch(t, path, func() int { return 777_777 })
+	_, w := watch(t, open(t, path), func() int { return 777_777 })
 	for i := range 3 {
 		w := NewWatcher()
 		defer w.Close()

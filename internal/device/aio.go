@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -161,9 +162,16 @@ func (q *queue) open() error {
 		return err
 	}
 	signal := os.NewFile(uintptr(fd), "eventfd")
-	if _, _, e := unix.Syscall(unix.SYS_IO_SETUP, depth, uintptr(unsafe.Pointer(&q.context)), 0); e != 0 {
+	err = signal.SetReadDeadline(time.Time{}) // fails if the runtime cannot wait for it
+	if err == nil {
+		_, _, e := unix.Syscall(unix.SYS_IO_SETUP, depth, uintptr(unsafe.Pointer(&q.context)), 0)
+		if e != 0 {
+			err = e
+		}
+	}
+	if err != nil {
 		signal.Close()
-		return e
+		return err
 	}
 	q.signal, q.signalFD = signal, uint32(fd)
 	return nil

@@ -26,6 +26,7 @@ var mayImport = map[string][]string{
 	"verify":                {"block", "github.com/zeebo/xxh3"},
 	"volume":                {"block"},
 	"volume/ext":            {"tree"},
+	"volume/fat":            {"tree"},
 	"volume/volumetest":     {"block"},
 	"tree":                  {"golang.org/x/sys/"},
 	"duplicate":             {"block", "verify"},

@@ -7,6 +7,7 @@ import (
 	"sort"
 
 	"multidd/internal/block"
+	"multidd/internal/codec"
 )
 
 // A Mapper finds out from a disk itself which of its bytes are used, where nobody
@@ -106,10 +107,16 @@ func (a anywhere) ReadAt(p []byte, off int64) (n int, err error) {
 		return n, err
 	}
 	at := off + int64(n)
+	if _, ok := errors.AsType[*codec.Error](err); ok {
+		return n, im.decodeError(err, at)
+	}
 	if im.seek == nil {
 		return n, im.unreadable(err, at, at)
 	}
-	return n, im.decodeError(err, at)
+	if err := im.in.changed(); err != nil {
+		return n, im.bad(reasonDigest, at, err)
+	}
+	return n, im.bad(reasonDecode, at, fmt.Errorf("it cannot be read: %w", err))
 }
 
 // maxUsed bounds what is remembered of a disk that passes by, in extents: 4 MiB.

@@ -71,6 +71,7 @@ type ext struct {
 	descs []byte // the descriptors read so far
 	meta  []run  // where the metadata of those groups lies, ascending, as far as not walked by
 	told  int64  // free blocks, as the descriptors read so far say
+	buf   []byte // a bitmap
 }
 
 // A run is n blocks from block at on.

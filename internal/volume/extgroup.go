@@ -230,13 +230,16 @@ func (e *ext) used(yield func(block.Extent) bool) error {
 }
 
 // bitmap returns the bitmap of a group, read and checked or, if it was never
-// written, made. A set bit is a cluster in use.
+// written, made. A set bit is a cluster in use. It is valid until the next call.
 func (e *ext) bitmap(g int64) ([]byte, error) {
 	gr := e.group(g)
 	n := min(e.perGroup, e.blocks-e.start(g))
 	clusters := (n + e.ratio - 1) / e.ratio
-	b := make([]byte, e.perGroup/e.ratio/8)
-	if !gr.uninit {
+	if e.buf == nil {
+		e.buf = make([]byte, e.perGroup/e.ratio/8)
+	}
+	b := e.buf
+	if clear(b); !gr.uninit {
 		if err := readAt(e.r, b, gr.bitmap*e.block); err != nil {
 			return nil, err
 		}

@@ -38,7 +38,18 @@ func readAt(r io.ReaderAt, p []byte, off int64) error {
 	case err == nil || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
 		return errShort
 	}
-	return fmt.Errorf("read %d bytes at offset %d: %w", len(p), off, err)
+	return err
+}
+
+// A located reader says in its errors where on the disk they were met.
+type located struct{ io.ReaderAt }
+
+func (l located) ReadAt(p []byte, off int64) (int, error) {
+	n, err := l.ReaderAt.ReadAt(p, off)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = fmt.Errorf("read %d bytes of the disk at offset %d: %w", len(p), off, err)
+	}
+	return n, err
 }
 
 // isContent tells whether err is about what the disk holds rather than about

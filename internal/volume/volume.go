@@ -134,7 +134,7 @@ type opener func(r io.ReaderAt, size int64) (fileSystem, error)
 
 // openers is one table of all the file systems that are known.
 func openers() []opener {
-	return []opener{openExt, openFAT, openExFAT, openSwap, openF2FS}
+	return []opener{openExt, openFAT, openExFAT, openSwap, openF2FS, openBtrfs}
 }
 
 // errNotMine comes from an opener that does not see its kind of file system.
@@ -149,7 +149,7 @@ func (d damage) Error() string { return string(d) }
 // Look reads the table and the file systems of a disk of size bytes. The error
 // is trouble with reading; strange content is none, and counts as used.
 func Look(r io.ReaderAt, size int64) (*Disk, error) {
-	s := &scan{r: r, size: size, disk: &Disk{Size: size, Sector: 512}}
+	s := &scan{r: located{r}, size: size, disk: &Disk{Size: size, Sector: 512}}
 	if err := s.run(); err != nil {
 		return nil, err
 	}

@@ -17,7 +17,7 @@ import (
 // (a warning of Disk then says so) or the disk ends before its table says.
 //
 // Its memory is bounded: the first MiB of the disk, up to 8 MiB of what passed
-// last while a reader could come back to it, and the tables of one file system.
+// last while a reader could come back to it, the tables of one file system, and the map.
 //
 // Its methods may be called from several goroutines.
 type Watcher struct {

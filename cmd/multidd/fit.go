@@ -28,6 +28,16 @@ type fit struct {
 	// 0: it is not cut.
 	cut  int64
 	tail []block.Extent // what is used behind the cut
+	// larger is how the last partition grows; nil: it does not.
+	larger *expansion
+}
+
+// notes returns what people should know of what is left out, in sentences.
+func (f *fit) notes() []string {
+	if f.larger == nil {
+		return nil
+	}
+	return f.larger.notes
 }
 
 // gptBackup is what the backup of a GUID partition table takes at the end of a
@@ -139,8 +149,12 @@ func (f *fit) lost(tail []block.Extent) (block.Extent, error) {
 
 // patch returns what comes behind the cut on a card of size bytes: on one that is
 // as large as the image, what the image has there, on a smaller one the backup of
-// its partition table, with what of the table changes for it. nil: nothing.
+// its partition table, with what of the table changes for it; and on one that
+// the last partition grows on, all that differs then. nil: nothing.
 func (f *fit) patch(size int64) (duplicate.Patch, error) {
+	if p, err := f.larger.patch(size); p != nil || err != nil {
+		return p, err
+	}
 	if f.cut == 0 {
 		return nil, nil
 	}

@@ -32,7 +32,7 @@ type writeOptions struct {
 	targets []string
 
 	yes, dryRun, asJSON, plain, strict, digest bool
-	delta                                      bool
+	delta, expand                              bool
 	verify, blocks, bmap, free, sha256         string
 	verifyAll                                  bool // --verify=full was said, and is not just the default
 	store, storeLimit, decoderMemory           string
@@ -74,6 +74,9 @@ failed or was interrupted does not boot, and looks blank.
 With --delta a card is read first, and only what differs from the image is
 written: nothing at all to a card that is right. What was written is read back,
 and a sample of the rest; with --verify=full, everything.
+
+With --expand the last partition of the image, if it is ext2, ext3 or ext4, and
+its file system become as large as each card is.
 
 What would be lost is shown, and asked for once. Disks in use, disks that the
 system needs, built-in disks and disks that are too big are refused, each with
@@ -123,6 +126,7 @@ docs/guards.md of multidd.`,
 	f.BoolVar(&o.asJSON, "json", false, "one JSON event a line on standard output, instead of a screen")
 	f.BoolVar(&o.plain, "plain", false, "plain lines instead of a screen")
 	f.BoolVar(&o.delta, "delta", false, "read the cards first, and write only what differs from the image")
+	f.BoolVar(&o.expand, "expand", false, "make the last partition, with its ext2, ext3 or ext4 file system, as large as each card")
 	f.StringVar(&o.verify, "verify", "full", "read back everything or nothing, `full|none`; with none the exit status is 10 at best (with --delta: only what was written and a sample, unless full is asked for)")
 	f.StringVar(&o.blocks, "blocks", "map", "write what is used, as a .bmap or the file systems inside say, or every byte, `map|all`")
 	f.StringVar(&o.free, "free", "keep", "what becomes of the bytes that the image does not use, `keep|zero|discard`: they stay as they are, are written as zeros, or are discarded by cards that promise zeros then")
@@ -210,8 +214,8 @@ func tryWrite(c console, o *writeOptions, begun *bool) error {
 	if err != nil {
 		return err
 	}
-	defer im.Close()
-	plan, fit, err := planWrite(ctx, o, im)
+	defer func() { _ = im.Close() }()
+	im, plan, fit, err := planExpanded(ctx, c, o, im)
 	if err != nil {
 		return err
 	}
@@ -298,6 +302,11 @@ func planWrite(ctx context.Context, o *writeOptions, im *image.Image) (*station.
 		return nil, nil, &exitError{station.ExitImage, err}
 	}
 	plan.Need(fit.least, fit.why)
+	if _, ok := im.ReaderAt(); ok && o.expand {
+		if fit.larger, err = expand(ctx, im, &o.contents, plan.Targets); err != nil {
+			return nil, nil, err
+		}
+	}
 	return plan, fit, nil
 }
 
@@ -424,7 +433,7 @@ func newStation(ctx context.Context, o *writeOptions, im *image.Image, plan *sta
 		cards[i].Patch = patch
 	}
 	source := station.NewSource(im, pool, limit)
-	source.End, source.Notes = fit.cut, o.contents.notes
+	source.End, source.Notes = fit.cut, func() []string { return append(o.contents.notes(), fit.notes()...) }
 	return station.New(ctx, source, cards, station.Options{Engine: engine, Pool: pool}), nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -290,6 +291,44 @@ func TestAWedgedCardCanBeClosed(t *testing.T) {
 				t.Error("the write that hung was not carried out")
 			}
 		})
+	}
+}
+
+// A thread in the kernel for each card costs memory and time, and a process cannot
+// end before its threads come back.
+func TestWaitingForACardTakesNoThread(t *testing.T) {
+	const n = 3
+	for range n {
+		m := devicetest.NewMedium(mib)
+		c := attach(t, m)
+		m.Inject(devicetest.Hang(devicetest.Write))
+		if err := c.StartWrite(aligned(t, 4096), 0); err != nil {
+			t.Fatal(err)
+		}
+		waited := make(chan error, 1)
+		go func() { waited <- c.Wait() }()
+		t.Cleanup(func() {
+			if err := <-waited; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	// The runtime tells "IO wait" of those that wait in its poller, and "syscall" of
+	// those that have a thread.
+	stacks := make([]byte, 1<<20)
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		waiting := 0
+		for g := range bytes.SplitSeq(stacks[:runtime.Stack(stacks, true)], []byte("\n\n")) {
+			if bytes.Contains(g, []byte("(*Card).Wait(")) && bytes.Contains(g, []byte("[IO wait")) {
+				waiting++
+			}
+		}
+		if waiting == n {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d of %d wait without a thread", waiting, n)
+		}
 	}
 }
 

@@ -11,6 +11,18 @@ import (
 	"multidd/internal/codec"
 )
 
+// Finish completes the image of a disk of size bytes, as Close does, but leaves it
+// under its temporary name, which it returns, so that it can be proved before it
+// is seen. Open it without a map and digests: there are none yet. Then Close, with
+// the same size, gives everything its name, and Abort removes it. The name is ""
+// for standard output.
+func (w *Writer) Finish(size int64) (name string, err error) {
+	if err := w.finish(size); err != nil || w.file == nil {
+		return "", err
+	}
+	return w.file.name, nil
+}
+
 // Close completes the image of a disk of size bytes: what is behind the last
 // byte written is free. When it returns, the image, its map and its digests are
 // on the disk under their names; after an error nothing new is there, unless the
@@ -42,6 +54,10 @@ func (w *Writer) finish(size int64) error {
 	switch {
 	case w.err != nil:
 		return w.err
+	case w.ended:
+		return ErrClosed
+	case w.finished && size == w.at:
+		return nil
 	case size < 1:
 		return fmt.Errorf("make %s: a disk of %d bytes makes no image", w.shownName(), size)
 	case size < w.at:
@@ -50,11 +66,17 @@ func (w *Writer) finish(size int64) error {
 	if err := w.advance(size); err != nil {
 		return err
 	}
-	if w.packer != nil {
-		err := w.packer.Close()
+	w.finished = true
+	w.err = w.explain(w.complete(size))
+	return w.err
+}
+
+// complete ends the packed stream or the file, and waits until it is on the disk.
+func (w *Writer) complete(size int64) error {
+	if p := w.packer; p != nil {
 		w.packer = nil
-		if err != nil {
-			return w.explain(err)
+		if err := p.Close(); err != nil {
+			return err
 		}
 	}
 	if w.file == nil {
@@ -62,10 +84,10 @@ func (w *Writer) finish(size int64) error {
 	}
 	if w.o.Format == codec.Raw {
 		if err := w.file.Truncate(size); err != nil {
-			return w.explain(err)
+			return err
 		}
 	}
-	return w.explain(w.file.finish())
+	return w.file.finish()
 }
 
 // Abort ends the Writer and removes what it has made so far. After Close it does

@@ -549,6 +549,39 @@ func TestTheDiskIsWrittenInAscendingOrder(t *testing.T) {
 	}
 }
 
+func TestAnImageCanBeProvedBeforeItHasItsName(t *testing.T) {
+	data, used := cardUsed(8 << 20)
+	for _, f := range []codec.Format{codec.Raw, codec.Zstd, codec.Gzip} {
+		path := nameOf(t, f)
+		w := startImage(t, path, data, used, CreateOptions{})
+		temp, err := w.Finish(int64(len(data)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantNames(t, filepath.Dir(path), filepath.Base(temp))
+		if got, _ := read(t, temp, Options{BMap: "none", Sums: "none"}, 0); got.err != io.EOF || !bytes.Equal(got.data, want(data, used, 0)) {
+			t.Errorf("%s: under its temporary name: %v", f, got.err)
+		}
+		if _, err := w.WriteAt([]byte("x"), 8<<20); !errors.Is(err, ErrClosed) {
+			t.Errorf("%s: it is written on: %v", f, err)
+		}
+		if f == codec.Gzip { // it was not right
+			w.Abort()
+			wantNames(t, filepath.Dir(path))
+			continue
+		}
+		if again, err := w.Finish(int64(len(data))); again != temp || err != nil {
+			t.Errorf("%s: again: %s, %v", f, again, err)
+		}
+		if m, err := w.Close(int64(len(data))); err != nil || m.Size != int64(len(data)) {
+			t.Errorf("%s: %+v, %v", f, m, err)
+		}
+		if got, _ := read(t, path, Options{}, 0); got.err != io.EOF {
+			t.Errorf("%s: %v", f, got.err)
+		}
+	}
+}
+
 // errCrash stops a Writer at one of its steps, as a crash would.
 var errCrash = errors.New("the power is gone")
 

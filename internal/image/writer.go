@@ -32,7 +32,9 @@ type Writer struct {
 	used   int64 // bytes
 	packed atomic.Int64
 	err    error // the final one
-	ended  bool
+
+	finished bool // nothing more can be written
+	ended    bool
 
 	step func(name string) error // for tests: looks at each step of completing; nil: nobody does
 }
@@ -105,7 +107,7 @@ func (w *Writer) advance(off int64) error {
 	switch {
 	case w.err != nil:
 		return w.err
-	case w.ended:
+	case w.ended, w.finished:
 		return ErrClosed
 	case off < w.at:
 		return fmt.Errorf("make %s: byte %d comes after byte %d: it is written in ascending order", w.shownName(), off, w.at)

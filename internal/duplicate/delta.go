@@ -261,24 +261,9 @@ func (c *comparison) compare(ctx context.Context, r *request) error {
 	if err := l.mayDiffer(r.err, r.off); err != nil {
 		return err
 	}
-	p, ok, err := c.take(ctx, true)
-	if err != nil {
+	parts, err := c.lookAt(ctx, r)
+	if err != nil || len(parts) == 0 {
 		return err
-	}
-	if !ok || p.off != r.off || len(p.data) != len(r.data) {
-		return fmt.Errorf("compare at byte %d: the image has something else there", r.off) // cannot be
-	}
-	defer p.release()
-	parts := []block.Extent{r.extent()}
-	if r.err == nil {
-		parts = differing(r.off, p.data, r.data)
-	} else if !errors.Is(r.err, io.EOF) { // that a file ends before is no wonder
-		l.illegible = append(l.illegible, r.off)
-	}
-	l.compared.Add(int64(len(p.data)))
-	l.progress(int64(len(p.data)))
-	if len(parts) == 0 {
-		return nil
 	}
 	if !l.spoilt {
 		c.settle() // or what is being read would be the probe's marks
@@ -287,12 +272,40 @@ func (c *comparison) compare(ctx context.Context, r *request) error {
 		}
 	}
 	for _, e := range parts {
+		if l.over() {
+			return ErrInterrupted
+		}
 		part := r.data[e.Off-r.off : e.End()-r.off]
-		copy(part, p.data[e.Off-r.off:])
 		l.changed.Add(verify.Entry{Extent: e, Sum: verify.Sum(part)})
 		c.write(&request{write: true, data: part, off: e.Off, buf: r.buf})
 	}
 	return nil
+}
+
+// lookAt compares a place that has been read with what belongs there, and puts that
+// into its buffer where it differs. It returns those parts.
+func (c *comparison) lookAt(ctx context.Context, r *request) ([]block.Extent, error) {
+	l := c.l
+	p, ok, err := c.take(ctx, true)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, fmt.Errorf("compare at byte %d: the image has nothing there", r.off) // cannot be
+	}
+	defer p.release()
+	parts := []block.Extent{r.extent()}
+	if r.err == nil {
+		parts = differing(r.off, p.data, r.data)
+	} else if !errors.Is(r.err, io.EOF) { // that a file ends before is no wonder
+		l.illegible = append(l.illegible, r.off)
+	}
+	for _, e := range parts {
+		copy(r.data[e.Off-r.off:e.End()-r.off], p.data[e.Off-r.off:])
+	}
+	l.compared.Add(int64(len(p.data)))
+	l.progress(int64(len(p.data)))
+	return parts, nil
 }
 
 // differing returns which parts of two blocks at off differ, in whole grains, of

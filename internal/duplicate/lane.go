@@ -32,7 +32,6 @@ type lane struct {
 	claims    claims
 	extra     int            // how many pieces of its own the lane has taken
 	sourced   bool           // the source has ended: claims are complete
-	scratch   []byte         // for a block that is read again, while a card is compared
 	spoilt    bool           // the first MiB has been blanked
 	changed   *verify.Record // what was written because it differed
 	doubt     []int          // of claims: blocks found equal in which something was written and put back

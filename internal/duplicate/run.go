@@ -69,7 +69,8 @@ func (o *Options) fill() {
 
 // Buffers returns how many buffers a run with so many lanes needs of its pool:
 // those of the window and those in flight of each lane. What the source holds
-// besides the blocks that Next returned comes on top.
+// besides the blocks that Next returned comes on top, and 4 of the run's own if
+// lanes have Delta.
 func Buffers(window, depth, lanes int) int { return window + depth*lanes }
 
 // A Lane is a card of a run.
@@ -99,6 +100,10 @@ type Run struct {
 	win    *window
 	record verify.Record
 	spots  *verify.Spots // nil: no lane wants them
+	// looking are the buffers for blocks that lanes with Delta read again. They are
+	// held only while a block is read and compared, and not while a card is waited
+	// for, so that a few do for any number of lanes. nil: no lane wants them.
+	looking *block.Pool
 
 	head      []block.Block // copies of what belongs into the withheld first MiB
 	headReady chan struct{} // closed when head is complete: the source gave its first good bytes
@@ -125,12 +130,18 @@ func New(src Source, pool *block.Pool, lanes []Lane, total int64, o Options) *Ru
 	r.win = newWindow(o.Window, r.canReread)
 	for i, l := range lanes {
 		r.lanes = append(r.lanes, newLane(r, i, l))
+		if l.Delta && r.looking == nil {
+			r.looking = block.NewPool(looking, pool.BufferSize())
+		}
 		if l.Delta && !o.NoProof && !o.FullProof {
 			r.spots = &verify.Spots{}
 		}
 	}
 	return r
 }
+
+// looking is how many blocks lanes with Delta can look at again at a time.
+const looking = 4
 
 func (r *Run) canReread() bool { return r.reread != nil && r.reread.CanReread() }
 
@@ -155,6 +166,9 @@ func (r *Run) Do(ctx context.Context) error {
 	select {
 	case <-idle:
 		r.win.drop()
+		if r.looking != nil {
+			r.looking.Close()
+		}
 	case <-time.After(r.o.Grace):
 	}
 	return r.Err()

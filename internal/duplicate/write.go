@@ -229,20 +229,17 @@ func (l *lane) reread(ctx context.Context) (piece, error) {
 }
 
 // room returns a buffer for a block that only this lane has, and what to call when
-// it is free again. A lane that compares has its buffers of the pool full of what
-// the card gave, so it does not wait for another: it has one of its own for the
-// block that it is looking at.
+// it is free again. A lane that compares has its share of the pool full of what the
+// card gave; for the block that it is looking at there are others.
 func (l *lane) room(ctx context.Context) (buf []byte, release func(), err error) {
+	pool := l.r.pool
 	if l.delta {
-		if l.scratch == nil {
-			l.scratch = make([]byte, l.r.pool.BufferSize())
-		}
-		return l.scratch, func() {}, nil
+		pool = l.r.looking
 	}
-	if buf, err = l.r.pool.Get(ctx); err != nil {
+	if buf, err = pool.Get(ctx); err != nil {
 		return nil, nil, err
 	}
-	return buf, func() { l.r.pool.Put(buf) }, nil
+	return buf, func() { pool.Put(buf) }, nil
 }
 
 // fetch reads a block again from the source, or a part of one, and lays over it what

@@ -2,11 +2,13 @@ package main
 
 import (
 	"io"
+	"strings"
 
 	"multidd/internal/block"
 	"multidd/internal/station"
 	"multidd/internal/tui"
 	"multidd/internal/volume"
+	"multidd/internal/volume/ext"
 )
 
 // rates are the speeds that cards are imagined to have, in bytes a second.
@@ -67,5 +69,38 @@ func inspectedPart(d *volume.Disk, p volume.Part, used block.Map) tui.InspectedP
 	return x
 }
 
-// revision looks for the text that says which master an image came from.
-func (ins *inspector) revision(r io.ReaderAt) {}
+// revisionFile is where an image keeps the text that says which master it came from,
+// of which at most maxRevision bytes are taken.
+const (
+	revisionFile = "/etc/image-revision"
+	maxRevision  = 4 << 10
+)
+
+// revision looks for that text in the ext file systems of the disk.
+func (ins *inspector) revision(r io.ReaderAt) {
+	parts := ins.disk.Parts
+	if ins.disk.FS != nil {
+		parts = []volume.Part{{Extent: block.Extent{Len: ins.disk.Size}, FS: ins.disk.FS}}
+	}
+	for _, p := range parts {
+		if p.FS == nil || !strings.HasPrefix(p.FS.Kind, "ext") || p.FS.State == volume.Unknown {
+			continue
+		}
+		f, err := ext.Open(io.NewSectionReader(r, p.Off, p.Len))
+		if err != nil {
+			continue
+		}
+		text, err := f.ReadFile(revisionFile, maxRevision)
+		if err != nil {
+			continue
+		}
+		var lines []string
+		for line := range strings.Lines(string(text)) {
+			if line = strings.TrimSpace(station.Clean(line)); line != "" {
+				lines = append(lines, line)
+			}
+		}
+		ins.out.Revision = strings.Join(lines, "\n")
+		return
+	}
+}

@@ -154,7 +154,7 @@ func (p *inspectPage) head(in Inspection) {
 		p.say(plain, 0, "raw image of %s, %d bytes", size(in.Size), in.Size)
 	case in.Format == "raw" || in.Format == "":
 	case in.Size >= 0:
-		p.say(plain, 0, "packed as %s: %s for %s (%s), %d bytes unpacked%s", in.Format, size(in.Packed), size(in.Size), portion(in.Packed, in.Size), in.Size, reach(in))
+		p.say(plain, 0, "packed as %s: %s for %s (%s), %d bytes%s", in.Format, size(in.Packed), size(in.Size), portion(in.Packed, in.Size), in.Size, reach(in))
 	default:
 		p.say(plain, 0, "packed as %s: %s", in.Format, size(in.Packed))
 	}
@@ -183,9 +183,9 @@ func (p *inspectPage) table(in Inspection) string {
 func reach(in Inspection) string {
 	switch {
 	case in.Stored:
-		return "; unpacked already, in the store"
+		return "; a copy is in the store"
 	case in.Anywhere:
-		return "; can be read at any place"
+		return "; seekable"
 	}
 	return ""
 }
@@ -263,7 +263,6 @@ func inspectColumns() []struct {
 func (p *inspectPage) parts(in Inspection) {
 	cols := inspectColumns()
 	widths := make([]int, len(cols))
-	const label = 6
 	for j, c := range cols {
 		for _, x := range in.Parts {
 			widths[j] = max(widths[j], ansi.StringWidth(p.lk.text(c.text(x))))
@@ -272,15 +271,7 @@ func (p *inspectPage) parts(in Inspection) {
 			widths[j] = max(widths[j], len(c.head))
 		}
 	}
-	total := 0
-	for _, w := range widths {
-		if w > 0 {
-			total += w + gap
-		}
-	}
-	if over := total - gap - p.width; over > 0 {
-		widths[label] = max(widths[label]-over, 5)
-	}
+	fitParts(widths, p.width)
 	line := func(how func(j int) ink, cell func(j int) string) {
 		var s string
 		for j, c := range cols {
@@ -307,6 +298,26 @@ func (p *inspectPage) parts(in Inspection) {
 			return plain
 		}, func(j int) string { return cols[j].text(x) })
 		p.details(in, x, max(widths[0], 2)+gap)
+	}
+}
+
+// fitParts makes the columns fit: the label gives way first, then where a partition
+// starts and the share that is in use.
+func fitParts(widths []int, width int) {
+	const start, share, label, state = 1, 4, 6, 7
+	for _, step := range []struct{ col, least int }{{label, 5}, {share, 0}, {start, 0}, {label, 0}, {state, 5}} {
+		over := -gap - width
+		for _, w := range widths {
+			if w > 0 {
+				over += gap + w
+			}
+		}
+		if w := widths[step.col]; over > 0 && w > step.least {
+			widths[step.col] = max(w-over, step.least)
+			if step.least == 0 {
+				widths[step.col] = 0
+			}
+		}
 	}
 }
 
@@ -361,12 +372,15 @@ func (p *inspectPage) sums(in Inspection) {
 		p.say(plain, 0, "Used are %s.", used)
 	}
 	var times []string
-	for _, t := range in.Write {
-		took := time.Duration(math.Ceil(t.Seconds)) * time.Second
-		times = append(times, fmt.Sprintf("%s at %d MB/s", clock(took), t.Rate/1e6))
+	for i, t := range in.Write {
+		s := fmt.Sprintf("%s at %d", clock(time.Duration(math.Ceil(t.Seconds))*time.Second), t.Rate/1e6)
+		if i == 0 {
+			s += " MB/s"
+		}
+		times = append(times, s)
 	}
 	if len(times) > 0 {
-		p.say(plain, 0, "Writing that takes %s; reading it back comes after that.", strings.Join(times, ", "))
+		p.say(plain, 0, "Written in %s; reading back comes after.", strings.Join(times, ", "))
 	}
 }
 

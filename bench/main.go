@@ -37,6 +37,7 @@ var scenes = []scene{
 	{"many", (*bench).manyCards},
 	{"used", (*bench).usedOnly},
 	{"delta", (*bench).refresh},
+	{"capture", (*bench).capture},
 }
 
 // bench is what the scenes share.

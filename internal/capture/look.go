@@ -49,13 +49,16 @@ func Look(ctx context.Context, card io.ReaderAt, size int64, limit time.Duration
 // cannot be read.
 func IsBadPlace(err error) bool { return err != nil && isBadPlace(err) }
 
-// A peeker reads ahead, and remembers a few pieces: tables lie together, and are read
-// a little at a time. One goroutine uses it.
+// A peeker reads ahead, the farther the longer it is read on in order, and remembers a
+// few pieces: tables lie together, and are read a little at a time. One goroutine uses
+// it.
 type peeker struct {
 	r      io.ReaderAt
 	size   int64
 	asked  atomic.Int64 // since when the card owes an answer, in ns since the epoch
 	pieces []peeked     // the last used one first
+	end    int64        // of the last one that was read
+	ahead  int64        // its length
 }
 
 type peeked struct {
@@ -64,8 +67,9 @@ type peeked struct {
 }
 
 const (
-	peekSize = 128 << 10 // bytes
-	peekKept = 16        // pieces
+	peekLeast = 16 << 10  // bytes, of a place that is come to for the first time
+	peekMost  = 256 << 10 // bytes
+	peekKept  = 16        // pieces
 )
 
 func (p *peeker) ReadAt(b []byte, off int64) (n int, err error) {
@@ -73,13 +77,14 @@ func (p *peeker) ReadAt(b []byte, off int64) (n int, err error) {
 		return 0, io.EOF
 	}
 	for n < len(b) && off+int64(n) < p.size {
-		data, err := p.piece((off + int64(n)) / peekSize * peekSize)
+		at := off + int64(n)
+		q, err := p.piece(at)
 		if err != nil {
 			// The place itself may be good.
-			k, err := p.ask(b[n:min(int64(len(b)), p.size-off)], off+int64(n))
+			k, err := p.ask(b[n:min(int64(len(b)), p.size-off)], at)
 			return n + k, err
 		}
-		n += copy(b[n:], data[(off+int64(n))%peekSize:])
+		n += copy(b[n:], q.data[at-q.off:])
 	}
 	if n < len(b) {
 		return n, io.EOF
@@ -87,31 +92,36 @@ func (p *peeker) ReadAt(b []byte, off int64) (n int, err error) {
 	return n, nil
 }
 
-// piece returns the piece that begins at an offset.
-func (p *peeker) piece(off int64) ([]byte, error) {
+// piece returns a piece with the byte at an offset.
+func (p *peeker) piece(at int64) (peeked, error) {
 	for i, q := range p.pieces {
-		if q.off == off {
+		if q.off <= at && at < q.off+int64(len(q.data)) {
 			copy(p.pieces[1:i+1], p.pieces[:i])
 			p.pieces[0] = q
-			return q.data, nil
+			return q, nil
 		}
+	}
+	off, n := at/peekLeast*peekLeast, int64(peekLeast)
+	if off == p.end && p.ahead > 0 {
+		n = min(2*p.ahead, peekMost)
 	}
 	var buf []byte
 	if last := len(p.pieces) - 1; last+1 == peekKept {
-		buf, p.pieces = p.pieces[last].data[:peekSize], p.pieces[:last]
+		buf, p.pieces = p.pieces[last].data[:peekMost], p.pieces[:last]
 	} else {
 		var err error
-		if buf, err = block.Aligned(peekSize); err != nil {
-			return nil, err
+		if buf, err = block.Aligned(peekMost); err != nil {
+			return peeked{}, err
 		}
 	}
-	q := peeked{off, buf[:min(peekSize, p.size-off)]}
+	q := peeked{off, buf[:min(n, p.size-off)]}
 	if _, err := p.ask(q.data, off); err != nil {
 		block.Free(buf)
-		return nil, err
+		return peeked{}, err
 	}
 	p.pieces = append([]peeked{q}, p.pieces...)
-	return q.data, nil
+	p.end, p.ahead = off+n, n
+	return q, nil
 }
 
 func (p *peeker) ask(b []byte, off int64) (int, error) {

@@ -28,6 +28,7 @@ var mayImport = map[string][]string{
 	"volume/ext":            {"tree"},
 	"volume/fat":            {"tree"},
 	"volume/volumetest":     {"block"},
+	"build":                 {"block", "codec", "image", "tree", "volume", "volume/ext", "volume/fat", "github.com/pelletier/go-toml/"},
 	"tree":                  {"golang.org/x/sys/"},
 	"duplicate":             {"block", "verify"},
 	"overlay":               {"block"},

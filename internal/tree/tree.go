@@ -61,6 +61,16 @@ func (n *Node) Kind() string {
 	return "unknown"
 }
 
+// Permissions are the bits of a mode that are no kind.
+const Permissions = fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky
+
+// Bare returns the node without what is in it, if it is a directory.
+func (n *Node) Bare() *Node {
+	c := *n
+	c.children = nil
+	return &c
+}
+
 // Open opens the content of a file.
 func (n *Node) Open() (io.ReadCloser, error) {
 	if n.Content == nil {

@@ -1,0 +1,435 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"multidd/internal/tree"
+	"multidd/internal/volume/ext"
+	"multidd/internal/volume/fat"
+)
+
+// A job is a file system to be made.
+type job struct {
+	p    *Partition
+	file string // that it is made in; of size bytes if size is not Fit
+	size int64  // bytes; Fit: as the content asks for
+	tree *tree.Tree
+	uuid string // in the usual form
+	tool tool
+	dir  string // scratch
+}
+
+// A kind is a kind of file system.
+type kind struct {
+	files bool   // a tree can go into it
+	fixed bool   // it cannot be as large as its content asks for
+	mbr   string // type of its partition
+	gpt   string
+	make  func(context.Context, *job) error
+}
+
+// Types of partitions of a GPT.
+const (
+	typeLinux = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
+	typeSwap  = "0657FD6D-A4AB-43C4-84E5-0933C84B4F4F"
+	typeBasic = "EBD0A0A2-B9E5-4433-87C0-68B6B72699C7"
+)
+
+var kinds = map[string]kind{
+	"ext2":     {files: true, mbr: "83", gpt: typeLinux, make: makeExt},
+	"ext3":     {files: true, mbr: "83", gpt: typeLinux, make: makeExt},
+	"ext4":     {files: true, mbr: "83", gpt: typeLinux, make: makeExt},
+	"fat":      {files: true, mbr: "c", gpt: typeBasic, make: makeFAT},
+	"jffs2":    {files: true, mbr: "83", gpt: typeLinux, make: makeJFFS2},
+	"ubifs":    {files: true, mbr: "83", gpt: typeLinux, make: makeUBI},
+	"squashfs": {files: true, mbr: "83", gpt: typeLinux, make: makeSquashfs},
+	"swap":     {fixed: true, mbr: "82", gpt: typeSwap, make: makeSwap},
+	"empty":    {fixed: true, mbr: "83", gpt: typeLinux, make: func(context.Context, *job) error { return nil }},
+	"raw":      {mbr: "83", gpt: typeLinux, make: makeRaw},
+}
+
+func kindNames() []string { return slices.Sorted(maps.Keys(kinds)) }
+
+// create makes the file of a file system, all zeros.
+func (j *job) create(size int64) (*os.File, error) {
+	f, err := os.Create(j.file)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Truncate(size); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// fit calls try with growing sizes until it no longer says that there is not enough room.
+func (j *job) fit(guess int64, try func(size int64) error) error {
+	if Size(j.size) != Fit {
+		return try(j.size)
+	}
+	const mib = 1 << 20
+	for step := 0; ; step++ {
+		size := (guess + mib - 1) / mib * mib
+		err := try(size)
+		if !errors.Is(err, ext.ErrFull) && !errors.Is(err, fat.ErrFull) || step == 8 {
+			return err
+		}
+		guess = size + size/5
+	}
+}
+
+// makeExt has mke2fs make an empty file system and fills it; e2fsck indexes large
+// directories and judges.
+func makeExt(ctx context.Context, j *job) error {
+	names := int64(j.tree.Totals().Names)
+	return j.fit(j.extGuess(), func(size int64) error {
+		f, err := j.create(size)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		x := j.p.Ext
+		args := []string{"-q", "-F", "-t", j.p.FS, "-U", j.uuid, "-E", "hash_seed=" + j.uuid, "-L", j.p.Label}
+		for flag, n := range map[string]int64{"-b": int64(x.Block), "-I": int64(x.Inode)} {
+			if n > 0 {
+				args = append(args, flag, strconv.FormatInt(n, 10))
+			}
+		}
+		if x.Features != "" {
+			args = append(args, "-O", x.Features)
+		}
+		if x.Reserved != nil {
+			args = append(args, "-m", strconv.Itoa(*x.Reserved))
+		}
+		switch need := names + names/10 + 64; { // a tenth for what comes later
+		case x.Inodes > 0:
+			args = append(args, "-N", strconv.Itoa(x.Inodes))
+		case need > size/16384: // what mke2fs would make
+			args = append(args, "-N", strconv.FormatInt(need, 10))
+		}
+		if _, err := j.tool.run(ctx, "mke2fs", append(args, j.file)); err != nil {
+			return err
+		}
+		if err := ext.Fill(f, j.tree); err != nil {
+			return err
+		}
+		return j.finishExt(ctx)
+	})
+}
+
+// finishExt gives large directories an index, and makes sure that nothing is wrong.
+func (j *job) finishExt(ctx context.Context) error {
+	if _, err := j.tool.run(ctx, "e2fsck", []string{"-f", "-y", "-D", j.file}, 1); err != nil {
+		return err
+	}
+	_, err := j.tool.run(ctx, "e2fsck", []string{"-f", "-n", j.file})
+	return err
+}
+
+// extGuess returns about how large an ext file system must be for the tree, in bytes.
+func (j *job) extGuess() int64 {
+	bs := int64(j.p.Ext.Block)
+	if bs == 0 {
+		bs = 4096
+	}
+	var n int64
+	_ = j.tree.Walk(func(_ string, x *tree.Node) error {
+		n += (x.Size+bs-1)/bs*bs + 512 // and its inode and entry
+		if x.Mode.IsDir() {
+			n += bs
+		}
+		return nil
+	})
+	return n + n/10 + 8<<20
+}
+
+// volumeID makes the serial number of a FAT from a UUID.
+func (j *job) volumeID() string {
+	if len(j.p.UUID) == 9 { // as it is shown: 1234-ABCD
+		return strings.ReplaceAll(j.p.UUID, "-", "")
+	}
+	return j.uuid[:8]
+}
+
+func makeFAT(ctx context.Context, j *job) error {
+	totals := j.tree.Totals()
+	guess := totals.Bytes + int64(totals.Names)*4096
+	return j.fit(guess+guess/10+2<<20, func(size int64) error {
+		f, err := j.create(size)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		args := []string{"--invariant", "-i", j.volumeID()}
+		if j.p.Label != "" {
+			args = append(args, "-n", j.p.Label)
+		}
+		if j.p.FAT.Bits > 0 {
+			args = append(args, "-F", strconv.Itoa(j.p.FAT.Bits))
+		}
+		if n := int64(j.p.FAT.Cluster); n > 0 {
+			args = append(args, "-s", strconv.FormatInt(max(1, n/512), 10))
+		}
+		if _, err := j.tool.run(ctx, "mkfs.vfat", append(args, j.file)); err != nil {
+			return err
+		}
+		return fat.Fill(f, j.tree)
+	})
+}
+
+func makeSwap(ctx context.Context, j *job) error {
+	f, err := j.create(j.size)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := f.Chmod(0o600); err != nil { // or mkswap grumbles
+		return err
+	}
+	args := []string{"-U", j.uuid}
+	if j.p.Label != "" {
+		args = append(args, "-L", j.p.Label)
+	}
+	_, err = j.tool.run(ctx, "mkswap", append(args, j.file))
+	return err
+}
+
+func makeRaw(_ context.Context, j *job) error {
+	from, err := os.Open(j.p.File)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	st, err := from.Stat()
+	if err != nil {
+		return err
+	}
+	size := j.size
+	if Size(size) == Fit {
+		size = st.Size()
+	}
+	if st.Size() > size {
+		return fmt.Errorf("%s has %d bytes, and the partition %d", j.p.File, st.Size(), size)
+	}
+	f, err := j.create(size)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = io.Copy(f, from)
+	return err
+}
+
+// makeSquashfs gives sqfstar the tree as a tar, so that it needs no root.
+func makeSquashfs(ctx context.Context, j *job) error {
+	args := []string{"-quiet", "-no-progress", "-mkfs-time", j.tool.seconds()}
+	if c := j.p.Squashfs.Compression; c != "" {
+		args = append(args, "-comp", c)
+	}
+	if b := int64(j.p.Squashfs.Block); b > 0 {
+		args = append(args, "-b", strconv.FormatInt(b, 10))
+	}
+	if err := os.RemoveAll(j.file); err != nil {
+		return err
+	}
+	r, w := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		err := j.tree.WriteTar(w)
+		w.CloseWithError(err)
+		done <- err
+	}()
+	t := j.tool
+	t.stdin = r
+	_, err := t.run(ctx, "sqfstar", append(args, j.file))
+	r.Close()
+	if terr := <-done; terr != nil && !errors.Is(terr, io.ErrClosedPipe) {
+		return terr
+	}
+	if err != nil {
+		return err
+	}
+	return j.checkSize()
+}
+
+// checkSize makes sure that what a tool made fits, and fills its file up.
+func (j *job) checkSize() error {
+	st, err := os.Stat(j.file)
+	if err != nil || Size(j.size) == Fit {
+		return err
+	}
+	if st.Size() > j.size {
+		return fmt.Errorf("what was made has %d bytes, and the partition %d: make it larger or leave something out", st.Size(), j.size)
+	}
+	return os.Truncate(j.file, j.size)
+}
+
+// directory writes the tree into a directory for tools that want one, with a device table
+// that gives every file its owner and permissions, so that no root is needed.
+func (j *job) directory() (dir, table string, err error) {
+	dir, table = filepath.Join(j.dir, "root"), filepath.Join(j.dir, "devices")
+	plain := tree.New()
+	var lines strings.Builder
+	err = j.tree.Walk(func(p string, n *tree.Node) error {
+		if strings.ContainsAny(p, " \t\n#\\") {
+			return fmt.Errorf("/%s: names with spaces, # or \\ cannot be kept by the tools for flash file systems", p)
+		}
+		letter := map[string]string{"file": "f", "directory": "d", "character device": "c", "block device": "b", "pipe": "p"}[n.Kind()]
+		if letter != "" && p != "." { // of which the tools know nothing
+			fmt.Fprintf(&lines, "/%s %s %o %d %d %d %d - - -\n", p, letter, n.UnixMode()&0o7777, n.UID, n.GID, n.Major, n.Minor)
+		}
+		if n.Kind() == "socket" {
+			return fmt.Errorf("/%s is a socket, which cannot be kept by the tools for flash file systems", p)
+		}
+		if letter == "c" || letter == "b" || letter == "p" {
+			return nil
+		}
+		return plain.Put(p, n)
+	})
+	if err != nil {
+		return "", "", err
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return "", "", err
+	}
+	if _, err := plain.WriteDir(dir); err != nil {
+		return "", "", err
+	}
+	return dir, table, os.WriteFile(table, []byte(lines.String()), 0o600)
+}
+
+func makeJFFS2(ctx context.Context, j *job) error {
+	dir, table, err := j.directory()
+	if err != nil {
+		return err
+	}
+	x := j.p.JFFS2
+	block := orElse(int64(x.EraseBlock), 128<<10)
+	args := []string{"-r", dir, "-D", table, "-o", j.file, "-e", strconv.FormatInt(block, 10), "--with-xattr"}
+	if os.Geteuid() != 0 {
+		args = append(args, "-U") // what is not in the table, links and the root, belongs to root
+	}
+	if x.Page > 0 {
+		args = append(args, "-s", strconv.FormatInt(int64(x.Page), 10))
+	}
+	endian := "-l"
+	if x.BigEndian {
+		endian = "-b"
+	}
+	args = append(args, endian)
+	if x.CleanMarkers != nil && !*x.CleanMarkers {
+		args = append(args, "-n")
+	}
+	if x.Compression != "" {
+		args = append(args, "-m", x.Compression)
+	}
+	if x.PadTo > 0 {
+		args = append(args, "--pad="+strconv.FormatInt(int64(x.PadTo), 10))
+	} else if x.Pad {
+		args = append(args, "--pad")
+	}
+	if _, err := j.tool.run(ctx, "mkfs.jffs2", args); err != nil {
+		return err
+	}
+	if x.Summary {
+		plain := j.file + ".plain"
+		if err := os.Rename(j.file, plain); err != nil {
+			return err
+		}
+		args := []string{"-i", plain, "-o", j.file, "-e", strconv.FormatInt(block, 10), endian}
+		if x.CleanMarkers != nil && !*x.CleanMarkers {
+			args = append(args, "-n")
+		}
+		if x.Pad || x.PadTo > 0 {
+			args = append(args, "-p")
+		}
+		if _, err := j.tool.run(ctx, "sumtool", args); err != nil {
+			return err
+		}
+	}
+	return j.checkFlash()
+}
+
+// checkFlash is as checkSize, for memory that is ones where nothing is written.
+func (j *job) checkFlash() error {
+	st, err := os.Stat(j.file)
+	if err != nil || Size(j.size) == Fit {
+		return err
+	}
+	if st.Size() > j.size {
+		return j.checkSize()
+	}
+	f, err := os.OpenFile(j.file, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return err
+	}
+	ones := strings.Repeat("\xff", 64<<10)
+	for left := j.size - st.Size(); left > 0 && err == nil; left -= int64(len(ones)) {
+		_, err = f.WriteString(ones[:min(left, int64(len(ones)))])
+	}
+	return errors.Join(err, f.Close())
+}
+
+func makeUBI(ctx context.Context, j *job) error {
+	dir, table, err := j.directory()
+	if err != nil {
+		return err
+	}
+	x := j.p.UBI
+	page, block := orElse(int64(x.MinIO), 2048), orElse(int64(x.EraseBlock), 128<<10)
+	sub := orElse(int64(x.SubPage), page)
+	// Two headers, each a sub-page, go before the data, which begins with a page.
+	logical := block - (2*sub+page-1)/page*page
+	ubifs := j.file
+	if !x.Only {
+		ubifs = filepath.Join(j.dir, "ubifs")
+	}
+	args := []string{"-r", dir, "-D", table, "-o", ubifs, "-m", fmt.Sprint(page), "-e", fmt.Sprint(logical), "-c", fmt.Sprint(orElse(int64(x.MaxBlocks), 2047))}
+	if x.Compression != "" {
+		args = append(args, "-x", x.Compression)
+	}
+	if os.Geteuid() != 0 {
+		args = append(args, "-U")
+	}
+	if _, err := j.tool.run(ctx, "mkfs.ubifs", args); err != nil {
+		return err
+	}
+	if x.Only {
+		return j.checkFlash()
+	}
+	name := x.Volume
+	if name == "" {
+		name = "rootfs"
+	}
+	config := filepath.Join(j.dir, "ubi.ini")
+	text := fmt.Sprintf("[v]\nmode=ubi\nimage=%s\nvol_id=0\nvol_type=dynamic\nvol_name=%s\nvol_flags=autoresize\n", ubifs, name)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		return err
+	}
+	number, err := strconv.ParseUint(j.uuid[:8], 16, 32)
+	if err != nil {
+		return err
+	}
+	args = []string{"-o", j.file, "-p", fmt.Sprint(block), "-m", fmt.Sprint(page), "-s", fmt.Sprint(sub), "-Q", fmt.Sprint(number), config}
+	if _, err := j.tool.run(ctx, "ubinize", args); err != nil {
+		return err
+	}
+	return j.checkFlash()
+}
+
+func orElse(v, d int64) int64 {
+	if v == 0 {
+		return d
+	}
+	return v
+}

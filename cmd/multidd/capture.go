@@ -30,6 +30,7 @@ type captureOptions struct {
 	mapFile                         string
 	level, retries                  int
 	stallLimit                      time.Duration
+	shrink                          shrinking
 	packing                         codec.Format // what format makes of it
 	partial, partialMap, formatNote string
 }
@@ -74,6 +75,7 @@ back wrong; 7 a permission is missing; 10 captured but not proved
 (--verify=none); 130 interrupted by Ctrl-C; 143 by SIGTERM.`,
 		Example: `  multidd capture /dev/sdb moz-ref-v2.img.bz2
   multidd capture --verify=card 1-2.3 moz-ref-v2.img.zst
+  multidd capture --shrink /dev/sdb small.img.zst    for cards of any size
   multidd capture --map=old.map /dev/sdb old.img.xz  a worn card: go on with it
   multidd capture --format=bz2 /dev/sdb - | ssh host 'cat > x.img.bz2'`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -94,6 +96,7 @@ back wrong; 7 a permission is missing; 10 captured but not proved
 	f.StringVar(&o.blocks, "blocks", "used", "keep what is used, or every byte of the card, `used|all`")
 	f.StringVar(&o.dirty, "dirty", "refuse", "what to do about a file system that was not cleanly unmounted, `refuse|whole`: refuse the card, or keep the whole partition")
 	f.StringVar(&o.verify, "verify", "image", "what is read back, `image|card|none`: the image, or the card once more as well; with none the exit status is 10 at best")
+	o.shrink.add(cmd)
 	f.StringVar(&o.mapFile, "map", "", "keep what is read in IMAGE.partial from the beginning, with `FILE` as its map, and go on with both if they are there (default: only when there are bad places)")
 	f.BoolVar(&o.allowBad, "allow-bad", false, "make an image even if some of the card cannot be read; it has zeros there")
 	f.IntVar(&o.retries, "retries", 1, "how many `TIMES` all that cannot be read is tried once more")
@@ -124,6 +127,10 @@ func (o *captureOptions) check(c console, verifySaid bool) error {
 		return quit(station.ExitUsage, "--retries=%d: it is 0 or more", o.retries)
 	case o.stallLimit < time.Second:
 		return quit(station.ExitUsage, "--stall-limit=%v: it is a second or more", o.stallLimit)
+	case o.shrink.asked && o.blocks == "all":
+		return quit(station.ExitUsage, "--shrink leaves out what is free, and --blocks=all keeps it: say one of them")
+	case o.shrink.asked && o.verify == "card":
+		return quit(station.ExitUsage, "an image that was shrunk is not what is on the card, so that the card cannot be compared with it: say --verify=image")
 	case o.card == "-":
 		return quit(station.ExitUsage, "a card cannot come from standard input, since it is not read from end to end")
 	case o.stdout && o.asJSON:

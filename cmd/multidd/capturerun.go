@@ -123,6 +123,10 @@ func (r *captureRun) plan(ctx context.Context) (capture.Options, error) {
 			return o, err
 		}
 	}
+	if err := r.o.shrink.check(r.disk); err != nil {
+		return o, err
+	}
+	o.Rework = r.o.shrink.rework()
 	return o, r.room(o.Map.Bytes())
 }
 
@@ -228,10 +232,11 @@ func repair(p volume.Part, node string) string {
 func (r *captureRun) room(used int64) error {
 	var s syscall.Statfs_t
 	needed := used
-	if r.o.stdout || r.o.packing != codec.Raw && r.o.mapFile == "" {
+	partial := r.o.mapFile != "" || r.o.shrink.asked
+	if r.o.stdout || r.o.packing != codec.Raw && !partial {
 		return nil // nobody knows how small it gets
 	}
-	if r.o.packing == codec.Raw && r.o.mapFile != "" {
+	if r.o.packing == codec.Raw && partial || r.o.shrink.asked {
 		needed *= 2
 	}
 	if fi, err := os.Stat(r.o.partial); err == nil {
@@ -280,6 +285,9 @@ func (r *captureRun) capture(ctx context.Context) (err error) {
 		return err
 	}
 	size := r.engine.Map().Size
+	for _, n := range r.o.shrink.notes() {
+		r.warn("%s", n)
+	}
 	r.engine.SetPhase(capture.Finishing)
 	temp, err := w.Finish(size)
 	if err != nil {
@@ -405,9 +413,12 @@ func (r *captureRun) verdict(ctx context.Context, err error) error {
 // captureStatus returns the exit status for an error.
 func captureStatus(ctx context.Context, err error) int {
 	var mismatch *capture.MismatchError
+	var known *exitError
 	switch {
 	case err == nil:
 		return station.ExitGood
+	case ctx.Err() == nil && errors.As(err, &known):
+		return known.status
 	case ctx.Err() != nil && errors.Is(context.Cause(ctx), station.ErrTerminated):
 		return station.ExitTerminated
 	case ctx.Err() != nil:

@@ -54,6 +54,21 @@ func (s *shrinking) Set(text string) error {
 // Type is what the help calls the value.
 func (s *shrinking) Type() string { return "ROOM" }
 
+// check returns an error if it is known beforehand that it will not be possible: the
+// disk is the card's, nil if nobody knows what is on it.
+func (s *shrinking) check(d *volume.Disk) error {
+	switch {
+	case !s.asked:
+		return nil
+	case d == nil:
+		return quit(station.ExitRefused, "--shrink: it is not known what is on the card, because its tables cannot be read")
+	}
+	if err := resize.CanShrink(d); err != nil {
+		return shrinkError(err)
+	}
+	return nil
+}
+
 // rework is a capture.Options.Rework that shrinks the raw image; nil if nobody asked
 // for it.
 func (s *shrinking) rework() func(ctx context.Context, path string) (block.Map, error) {
@@ -80,17 +95,19 @@ func (s *shrinking) rework() func(ctx context.Context, path string) (block.Map, 
 
 // notes returns what people should know of it, in sentences.
 func (s *shrinking) notes() []string {
-	if s.done == nil {
+	d := s.done
+	if d == nil {
 		return nil
 	}
-	var notes []string
-	for _, n := range s.done.Notes {
-		notes = append(notes, sentenceCase(n)+".")
+	what := "the file system"
+	if d.Number > 0 {
+		what = fmt.Sprintf("the file system in partition %d", d.Number)
 	}
-	if s.done.Size == s.done.Before {
-		notes = append(notes, "--shrink has found nothing to take away.")
+	said := fmt.Sprintf("%s has %s instead of %s, and the image needs a card of %d bytes", what, station.Amount(d.To), station.Amount(d.From), d.Size)
+	if d.Size == d.Before {
+		said = "--shrink has found nothing to take away"
 	}
-	return notes
+	return append([]string{said}, d.Notes...)
 }
 
 // shrinkError returns an error of --shrink with its exit status.

@@ -33,6 +33,15 @@ const DefaultRoom = 64 << 20
 // default: a twentieth, and at least DefaultRoom.
 func Room(used int64) int64 { return max(used/20, DefaultRoom) }
 
+// CanShrink returns a *Refusal or a *Damage if it can be told beforehand that Shrink
+// would refuse the disk, and a *Missing if it lacks a program.
+func CanShrink(d *volume.Disk) error {
+	if _, err := lastPart(d, "shrunk"); err != nil {
+		return err
+	}
+	return Available()
+}
+
 // Shrink makes a raw image smaller, in place: the file system in its last
 // partition to what it needs and room bytes besides (negative: Room), the
 // partition to the file system, the disk to the partition, with the backup of a GPT

@@ -1,7 +1,7 @@
-// Command demo shows multidd at work: it makes a realistic card image, packs it,
-// makes 14 virtual cards, one of them slow and one of them bad, and has multidd
-// write the image to all of them. As root the cards are loop devices; otherwise
-// they are files.
+// Command demo shows multidd at work: it makes a realistic master card and has multidd
+// capture it; then it makes 14 virtual cards, one of them slow and one of them
+// bad, and has multidd write the image to all of them. As root the cards are loop
+// devices; otherwise they are files.
 package main
 
 import (
@@ -51,16 +51,9 @@ func run() error {
 	}
 	defer os.RemoveAll(dir)
 
-	raw, packed := filepath.Join(dir, "moz-ref-v2.img"), filepath.Join(dir, "moz-ref-v2.img.bz2")
-	fmt.Printf("Making a card image of %d MiB: MBR, ext2 root with a real tree, ext2 scratch …\n", imageSize>>20)
-	if err := sample.Make(sample.Image{Path: raw, Size: imageSize, Fill: 24 << 20, Name: "moz-ref-v2"}); err != nil {
-		return err
-	}
-	fmt.Println("$ multidd if=moz-ref-v2.img of=moz-ref-v2.img.bz2")
-	if err := show(multidd, "if="+raw, "of="+packed); err != nil {
-		return err
-	}
-	if err := os.Remove(raw); err != nil {
+	packed := filepath.Join(dir, "moz-ref-v2.img.bz2")
+	fmt.Printf("Making a master card of %d MiB: MBR, ext2 root with a real tree, ext2 scratch …\n", imageSize>>20)
+	if err := capture(multidd, dir, packed); err != nil {
 		return err
 	}
 	paths, remove, err := makeCards(dir)
@@ -75,6 +68,34 @@ func run() error {
 		return fmt.Errorf("multidd write ended with %v, and one card of %d is bad: want exit status %d", err, cards, station.ExitSomeFailed)
 	}
 	return nil
+}
+
+// capture makes the master card and has it captured into an image.
+func capture(multidd, dir, image string) error {
+	master := filepath.Join(dir, "master")
+	if err := sample.Make(sample.Image{Path: master, Size: imageSize, Fill: 24 << 20, Name: "moz-ref-v2"}); err != nil {
+		return err
+	}
+	defer os.Remove(master)
+	if os.Geteuid() == 0 {
+		content, err := os.ReadFile(master)
+		if err != nil {
+			return err
+		}
+		m := devicetest.NewMedium(imageSize)
+		if _, err := m.WriteAt(content, 0); err != nil {
+			return err
+		}
+		m.Inject(devicetest.Rate(speed, speed))
+		card, err := devicetest.Serve(m, "")
+		if err != nil {
+			return err
+		}
+		defer card.Close()
+		master = card.Path
+	}
+	fmt.Printf("$ multidd capture %s moz-ref-v2.img.bz2\n", master)
+	return show(multidd, "capture", master, image)
 }
 
 // tempDir is a file system in memory, if there is one with room.

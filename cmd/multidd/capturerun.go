@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"syscall"
@@ -23,8 +24,13 @@ import (
 	"multidd/internal/volume"
 )
 
-// packingMemory is what packing may take, in bytes: what the bound of memory leaves.
-const packingMemory = 64 << 20
+// packingMemory is what packing may take, in bytes, and heapMemory what is not in use
+// any more is tidied up at; beside it there are the buffers that the card is read into,
+// and the program itself. Together that is the bound that the help text tells.
+const (
+	packingMemory = 64 << 20
+	heapMemory    = 96 << 20
+)
 
 // A captureRun is one capture from its flags to its exit status.
 type captureRun struct {
@@ -43,6 +49,7 @@ type captureRun struct {
 }
 
 func (r *captureRun) run() (err error) {
+	debug.SetMemoryLimit(heapMemory)
 	ctx, stop := onSignals(context.Background(), func() {
 		if r.engine != nil && !r.onScreen() {
 			fmt.Fprintln(r.c.err, tui.CaptureProgress(r.now()))

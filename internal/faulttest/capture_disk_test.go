@@ -149,3 +149,15 @@ func TestFileSystemsSurviveACapture(t *testing.T) {
 		})
 	}
 }
+
+// However a card is packed, it takes no more memory than the help text tells.
+func TestACaptureKeepsToItsMemory(t *testing.T) {
+	c := newCard(t, 24*mib)
+	for _, format := range []string{"zst", "bz2", "xz"} {
+		p := startCapture(t, c, "", "--format="+format)
+		if most := p.mostMemory(p.worker()); most == 0 || most > 128*mib {
+			t.Errorf("%s: %d MiB", format, most>>20)
+		}
+		p.wantEnd(station.ExitGood, "")
+	}
+}

@@ -2,12 +2,11 @@ package volume
 
 import (
 	"bytes"
-	"compress/bzip2"
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
 	"io"
-	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,6 +14,7 @@ import (
 )
 
 func TestBtrfsMapIsSound(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name string
 		args []string
@@ -24,6 +24,7 @@ func TestBtrfsMapIsSound(t *testing.T) {
 		{"other sums, nothing new", []string{"--csum", "sha256", "-n", "4096", "-m", "single", "-O", "^skinny-metadata,^no-holes", "-R", "^free-space-tree"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			im := volumetest.Make(t, volumetest.Spec{Seed: 3, Parts: []volumetest.Part{{Kind: "btrfs", Size: 130 * mib, Args: c.args}}})
 			fs := openAt(t, openBtrfs, im, 0)
 			info := fs.info()
@@ -41,59 +42,58 @@ func TestBtrfsMapIsSound(t *testing.T) {
 // btrfsSize is that of the small one that the tests below change.
 const btrfsSize = 130 * mib
 
+const btrfsNode = 16 << 10
+
 // smallBtrfs returns a btrfs as mkfs.btrfs 6.2 leaves it, and where its nodes lie.
-func smallBtrfs(tb testing.TB) (data []byte, nodes []int) {
+func smallBtrfs(tb testing.TB) (disk *sparseDisk, nodes []int64) {
 	tb.Helper()
-	f, err := os.Open("testdata/btrfs-empty.img.bz2")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer f.Close()
-	if data, err = io.ReadAll(bzip2.NewReader(f)); err != nil {
-		tb.Fatal(err)
-	}
-	fsid := data[btrfsSuper+0x20 : btrfsSuper+0x30]
-	for at := 1 << 20; at+16<<10 <= len(data); at += 16 << 10 {
-		if bytes.Equal(data[at+0x20:at+0x30], fsid) {
+	disk = readSparse(tb, "btrfs-empty.gz", btrfsSize)
+	fsid := disk.at(btrfsSuper + 0x20)[:16]
+	for at, b := range disk.blocks {
+		if at >= mib && at%btrfsNode == 0 && bytes.Equal(b[0x20:0x30], fsid) {
 			nodes = append(nodes, at)
 		}
 	}
-	return data, nodes
+	slices.Sort(nodes)
+	return disk, nodes
 }
 
 // sealBtrfs gives the superblock and the nodes the checksums they need.
-func sealBtrfs(data []byte, nodes []int) {
-	castagnoli := crc32.MakeTable(crc32.Castagnoli)
-	sum := func(b []byte) { binary.LittleEndian.PutUint32(b, crc32.Checksum(b[32:], castagnoli)) }
-	sum(data[btrfsSuper : btrfsSuper+4096])
-	for _, at := range nodes {
-		sum(data[at : at+16<<10])
+func sealBtrfs(d *sparseDisk, nodes []int64) {
+	for i, at := range append([]int64{btrfsSuper}, nodes...) {
+		b := make([]byte, btrfsNode)
+		if i == 0 {
+			b = b[:4096]
+		}
+		_, _ = d.ReadAt(b, at) // it has them all
+		sum := crc32.Checksum(b[32:], crc32.MakeTable(crc32.Castagnoli))
+		binary.LittleEndian.PutUint32(d.at(at), sum)
 	}
 }
 
 func TestBtrfsThatIsNotCleanCountsAsUsedWhole(t *testing.T) {
 	made, nodes := smallBtrfs(t)
 	le := binary.LittleEndian
-	put := func(at int, v uint64) func([]byte) {
-		return func(b []byte) { le.PutUint64(b[btrfsSuper+at:], v) }
+	put := func(at int64, v uint64) func(*sparseDisk) {
+		return func(d *sparseDisk) { le.PutUint64(d.at(btrfsSuper+at), v) }
 	}
-	extentItem := func(change func(item []byte)) func([]byte) { // the first one, wherever it lies
-		return func(b []byte) {
+	extentItem := func(change func(item []byte)) func(*sparseDisk) { // the first one, wherever it lies
+		return func(d *sparseDisk) {
 			for _, at := range nodes {
-				if le.Uint64(b[at+0x58:]) == 2 {
-					change(b[at+btrfsHeader:])
+				if le.Uint64(d.at(at+0x58)) == 2 {
+					change(d.at(at + btrfsHeader))
 				}
 			}
 		}
 	}
 	for _, c := range []struct {
 		name   string
-		change func([]byte)
+		change func(*sparseDisk)
 		open   bool // the checksums are not put right
 		state  State
 		why    string
 	}{
-		{"as it was made", func([]byte) {}, false, Clean, ""},
+		{"as it was made", func(*sparseDisk) {}, false, Clean, ""},
 		{"a log", put(0x60, 1<<20), false, Dirty, "its log has to be replayed"},
 		{"failed", put(0x38, 5), false, Dirty, "errors were met on it"},
 		{"zoned", put(0xbc, 0x1000), false, Unknown, "it uses features that are not known"},
@@ -103,25 +103,24 @@ func TestBtrfsThatIsNotCleanCountsAsUsedWhole(t *testing.T) {
 		{"longer than where it lies", put(0xd1, btrfsSize+1), false, Unknown, "it is longer than where it lies"},
 		{"of endless length", put(0xd1, 1<<63), false, Unknown, "it is longer than where it lies"},
 		{"large sectors", put(0x90, 1<<20), false, Unknown, "its superblock contradicts itself"},
-		{"other sums", func(b []byte) { b[btrfsSuper+0xc4] = 3 }, false, Unknown, "its kind of checksum is not known"},
+		{"other sums", func(d *sparseDisk) { d.at(btrfsSuper + 0xc4)[0] = 3 }, false, Unknown, "its kind of checksum is not known"},
 		{"a damaged superblock", put(0x78, 1), true, Unknown, "the checksum of its superblock is wrong"},
 		{"other counts", put(0x78, 1), false, Dirty, "its extents and its superblock contradict each other"},
 		{"no chunks", put(0x58, 1<<50), false, Dirty, "a tree leads to 1125899906842624, where nothing is"},
 		{"an older commit", put(0x48, 1), false, Dirty, "its node at"},
 		{"a damaged node", extentItem(func(b []byte) { b[200]++ }), true, Dirty, "its node at"},
 		{"an extent elsewhere", extentItem(func(b []byte) { b[8] = 168; le.PutUint64(b, 1) }), false, Dirty, "its extent of"},
-		{"a chunk on another device", func(b []byte) { b[btrfsSuper+0x32b+17+48]++ }, false, Dirty, "lies outside of it"},
-		{"a raid", func(b []byte) { b[btrfsSuper+0x32b+17+24] |= 0x10 }, false, Dirty, "of a kind that one device does not have"},
-		{"a cut list of chunks", func(b []byte) { b[btrfsSuper+0xa0]-- }, false, Dirty, "of a kind that one device does not have"},
+		{"a chunk on another device", func(d *sparseDisk) { d.at(btrfsSuper + 0x32b + 17 + 48)[0]++ }, false, Dirty, "lies outside of it"},
+		{"a raid", func(d *sparseDisk) { d.at(btrfsSuper + 0x32b + 17 + 24)[0] |= 0x10 }, false, Dirty, "of a kind that one device does not have"},
+		{"a cut list of chunks", func(d *sparseDisk) { d.at(btrfsSuper + 0xa0)[0]-- }, false, Dirty, "of a kind that one device does not have"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			data := bytes.Clone(made)
-			c.change(data)
+			disk := made.clone()
+			c.change(disk)
 			if !c.open {
-				sealBtrfs(data, nodes)
+				sealBtrfs(disk, nodes)
 			}
-			r := &sparseHead{data, btrfsSize}
-			fs, err := openBtrfs(r, btrfsSize)
+			fs, err := openBtrfs(disk, btrfsSize)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -139,8 +138,8 @@ func TestBtrfsThatIsNotCleanCountsAsUsedWhole(t *testing.T) {
 
 // A disk that passes by is known by name, and kept.
 func TestBtrfsThatPassesByCountsAsUsedWhole(t *testing.T) {
-	data, _ := smallBtrfs(t)
-	fs, err := openBtrfs(&passing{Reader: *bytes.NewReader(data)}, int64(len(data)))
+	disk, _ := smallBtrfs(t)
+	fs, err := openBtrfs(&passing{disk, 0}, disk.size)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +150,7 @@ func TestBtrfsThatPassesByCountsAsUsedWhole(t *testing.T) {
 
 // passing is a reader that has only what has not been read.
 type passing struct {
-	bytes.Reader
+	io.ReaderAt
 	at int64
 }
 
@@ -160,7 +159,7 @@ func (p *passing) ReadAt(b []byte, off int64) (int, error) {
 		return 0, errGone
 	}
 	p.at = off + int64(len(b))
-	return p.Reader.ReadAt(b, off)
+	return p.ReaderAt.ReadAt(b, off)
 }
 
 func TestWhatIsNoBtrfsIsLeftToOthers(t *testing.T) {
@@ -177,23 +176,15 @@ func FuzzBtrfs(f *testing.F) {
 	made, nodes := smallBtrfs(f)
 	f.Add([]byte{})
 	f.Add([]byte{0, 0, 0x60, 1, 2, 0, 0x64, 1})
-	places := append([]int{btrfsSuper}, nodes...)
+	places := append([]int64{btrfsSuper}, nodes...)
 	f.Fuzz(func(t *testing.T, changes []byte) {
-		r := &replaced{sparseHead{made, btrfsSize}, map[int64][]byte{}}
-		for _, at := range places {
-			r.with[int64(at)] = bytes.Clone(made[at : at+16<<10])
-		}
+		disk := made.clone()
 		for ; len(changes) >= 4; changes = changes[4:] {
 			at := places[int(changes[0])%len(places)]
-			r.with[int64(at)][int(binary.BigEndian.Uint16(changes[1:]))%(16<<10)] = changes[3]
+			disk.at(at + int64(binary.BigEndian.Uint16(changes[1:]))%btrfsNode)[0] = changes[3]
 		}
-		for at, b := range r.with {
-			if at == btrfsSuper {
-				b = b[:4096]
-			}
-			binary.LittleEndian.PutUint32(b, crc32.Checksum(b[32:], crc32.MakeTable(crc32.Castagnoli)))
-		}
-		fs, err := openBtrfs(r, btrfsSize)
+		sealBtrfs(disk, nodes)
+		fs, err := openBtrfs(disk, btrfsSize)
 		if err != nil {
 			if !errors.Is(err, errNotMine) && !isContent(err) {
 				t.Fatal(err)
@@ -202,18 +193,4 @@ func FuzzBtrfs(f *testing.F) {
 		}
 		mapOf(t, fs, btrfsSize)
 	})
-}
-
-// replaced is a medium with other bytes in some places, which are read as they are or not
-// at all.
-type replaced struct {
-	sparseHead
-	with map[int64][]byte
-}
-
-func (r *replaced) ReadAt(p []byte, off int64) (int, error) {
-	if b := r.with[off]; len(p) <= len(b) {
-		return copy(p, b), nil
-	}
-	return r.sparseHead.ReadAt(p, off)
 }

@@ -119,16 +119,29 @@ func blkid(t *testing.T, path, name string) string {
 }
 
 // flip returns a reader of an image with some bytes changed.
-func flip(t *testing.T, im volumetest.Image, changes map[int64]byte) *bytes.Reader {
+func flip(t *testing.T, im volumetest.Image, changes map[int64]byte) io.ReaderAt {
 	t.Helper()
-	data, err := os.ReadFile(im.Path)
+	f, err := os.Open(im.Path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for off, v := range changes {
-		data[off] = v
+	t.Cleanup(func() { _ = f.Close() })
+	return &flipped{f, changes}
+}
+
+type flipped struct {
+	io.ReaderAt
+	changes map[int64]byte
+}
+
+func (f *flipped) ReadAt(p []byte, off int64) (int, error) {
+	n, err := f.ReaderAt.ReadAt(p, off)
+	for at, v := range f.changes {
+		if at >= off && at < off+int64(n) {
+			p[at-off] = v
+		}
 	}
-	return bytes.NewReader(data)
+	return n, err
 }
 
 // inOrder is a reader that fails when bytes that lie before those already read are

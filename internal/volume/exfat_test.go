@@ -20,6 +20,7 @@ func makeExFAT(t *testing.T, size int64, empty bool, args ...string) volumetest.
 var dumpExFATCounts = regexp.MustCompile(`Total Clusters:\s+(\d+)\s+Free Clusters:\s+(\d+)`)
 
 func TestExFATMapIsSound(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name string
 		size int64
@@ -32,6 +33,7 @@ func TestExFATMapIsSound(t *testing.T) {
 		{"aligned to 64K", 24 * mib, []string{"-b", "64K"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			im := makeExFAT(t, c.size, false, c.args...)
 			fs := openAt(t, openExFAT, im, 0).(*clusters)
 			info := fs.info()

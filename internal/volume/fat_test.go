@@ -20,6 +20,7 @@ func makeFAT(t *testing.T, kind string, size int64, empty bool, args ...string) 
 }
 
 func TestFATMapIsSound(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name, kind string
 		size       int64
@@ -36,6 +37,7 @@ func TestFATMapIsSound(t *testing.T) {
 		{"fat16 of 4096-byte sectors", "fat16", 24 * mib, []string{"-S", "4096", "-s", "1"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			im := makeFAT(t, c.kind, c.size, false, c.args...)
 			fs := openAt(t, openFAT, im, 0)
 			info := fs.info()
@@ -74,6 +76,7 @@ func agreeWithFsckFAT(t *testing.T, im volumetest.Image, c *clusters) {
 
 // Every cluster that mtools says belongs to a file is used.
 func TestFATMapHoldsWhatMshowfatShows(t *testing.T) {
+	t.Parallel()
 	im := makeFAT(t, "fat16", 16*mib, false)
 	fs := openAt(t, openFAT, im, 0).(*clusters)
 	out, err := exec.Command("mshowfat", "-i", im.Path, "::/etc/*").CombinedOutput()
@@ -219,6 +222,7 @@ func TestFAT32OfFewClusters(t *testing.T) {
 }
 
 func TestFATLabelOfTheRootDirectoryGoesFirst(t *testing.T) {
+	t.Parallel()
 	im := makeFAT(t, "fat32", 40*mib, false, "-s", "1")
 	if out, err := exec.Command("mlabel", "-i", im.Path, "::NEW NAME").CombinedOutput(); err != nil {
 		t.Fatalf("mlabel: %v\n%s", err, out)

@@ -11,6 +11,7 @@ import (
 )
 
 func TestSwapIsFreeBehindItsHeader(t *testing.T) {
+	t.Parallel()
 	for _, page := range []int64{4 << 10, 8 << 10, 16 << 10, 64 << 10} {
 		im := volumetest.Make(t, volumetest.Spec{Parts: []volumetest.Part{{Kind: "swap", Size: 4 * mib, Args: []string{"-p", fmt.Sprint(page)}}}})
 		fs := openAt(t, openSwap, im, 0)

@@ -26,8 +26,10 @@ func sizeOf(kind string) int64 {
 }
 
 func TestEveryKindIsMadeCleanAndReadBack(t *testing.T) {
+	t.Parallel()
 	for _, kind := range Kinds() {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
 			began := time.Now()
 			im := Make(t, Spec{Parts: []Part{{Kind: kind, Size: sizeOf(kind)}}, Seed: 1})
 			made := time.Since(began)
@@ -48,6 +50,7 @@ func TestEveryKindIsMadeCleanAndReadBack(t *testing.T) {
 
 // What proves maps has to notice when a map is wrong.
 func TestNoiseInUsedBytesIsNoticed(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"ext4", "fat16", "exfat", "f2fs", "btrfs"} {
 		t.Run(kind, func(t *testing.T) {
 			im := Make(t, Spec{Table: "gpt", Parts: []Part{{Kind: kind, Size: sizeOf(kind)}}, Seed: 2})

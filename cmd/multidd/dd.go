@@ -183,13 +183,13 @@ func copyCards(c console, job *dd.Job, cards, plain []string, yes bool) error {
 	if err := admit(c, &writeOptions{yes: yes, image: inputName(job), targets: cards, stdin: job.Stdin}, plan); err != nil {
 		return err
 	}
-	window, pool := station.Sizes(len(cards), ddDecoder)
+	window, depth, pool := station.Sizes(len(cards), ddDecoder)
 	src, err := run.Source(pool, plain...)
 	if err != nil {
 		return err
 	}
 	st := station.New(ctx, &ddSource{src, im}, plan.Cards(), station.Options{Pool: pool, Engine: duplicate.Options{
-		Window: window, NoProof: job.Verify == dd.VerifyNone, NoProbe: true,
+		Window: window, Depth: depth, NoProof: job.Verify == dd.VerifyNone, NoProbe: true,
 	}})
 	show = func() { fmt.Fprintln(c.err, tui.Progress(st.Now())) }
 	shown := make(chan struct{})

@@ -409,9 +409,9 @@ func confirm(c console, o *writeOptions, plan *station.Plan) error {
 
 // newStation puts the run together.
 func newStation(ctx context.Context, o *writeOptions, im *image.Image, plan *station.Plan, fit *fit) (*station.Station, error) {
-	window, pool := station.Sizes(len(plan.Targets), im.Memory())
+	window, depth, pool := station.Sizes(len(plan.Targets), im.Memory())
 	engine := duplicate.Options{
-		Window: window, NoProof: o.verify == "none", FullProof: o.verifyAll, Rewrites: o.rewrites, Map: station.MapOf(im),
+		Window: window, Depth: depth, NoProof: o.verify == "none", FullProof: o.verifyAll, Rewrites: o.rewrites, Map: station.MapOf(im),
 		Discard: o.free == "discard", StallMax: o.stallLimit,
 		StallMin: min(30*time.Second, o.stallLimit), StallShown: min(15*time.Second, o.stallLimit/2),
 	}

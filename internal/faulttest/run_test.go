@@ -266,8 +266,8 @@ type run struct {
 func (j job) start(t *testing.T, cards ...*card) *run {
 	t.Helper()
 	p, im := j.opened(t, cards...)
-	window, pool := station.Sizes(len(cards), im.Memory())
-	j.engine.Window, j.engine.Map = window, station.MapOf(im)
+	window, depth, pool := station.Sizes(len(cards), im.Memory())
+	j.engine.Window, j.engine.Depth, j.engine.Map = window, depth, station.MapOf(im)
 	if j.delta {
 		p.Delta()
 	}

@@ -408,28 +408,31 @@ func (p *Plan) Learn(last Snapshot) error {
 }
 
 // A run may be at most Resident bytes of memory for up to manyCards cards, and
-// perCard more for each further one.
+// perCard blocks more for each further one.
 const (
 	Resident  = 128 << 20
 	manyCards = 14
 	// BlockSize is that of a run in bytes.
 	BlockSize = 1 << 20
-	// inFlight is how many blocks a lane may have under way.
-	inFlight = 2
+	// perCard is how many blocks a lane may have under way at least; they are what
+	// a further card takes.
+	perCard = 2
 	// ours is what the program takes beside buffers and decoder.
 	ours = 34 << 20
 )
 
-// Sizes returns how many blocks the window of a run may have, and the pool for it,
-// so that the run keeps within its memory: decoder is what the image's decoder
-// takes, in bytes.
-func Sizes(cards int, decoder int64) (window int, pool *block.Pool) {
-	const most, least = 24, 6
-	budget := Resident + int64(max(0, cards-manyCards))*inFlight*BlockSize
-	fixed := duplicate.Buffers(0, inFlight, cards) + image.Held
-	window = int((budget-ours-decoder)/BlockSize) - fixed
-	window = min(most, max(least, window))
-	return window, block.NewPool(window+fixed, BlockSize)
+// Sizes returns how many blocks the window of a run may have, how many each lane may
+// have under way, and the pool for both, so that the run keeps within its memory:
+// decoder is what the image's decoder takes, in bytes. Where there is room for more
+// than two a lane, there are up to four: a card is then not idle if this computer is
+// busy when it is done with some.
+func Sizes(cards int, decoder int64) (window, depth int, pool *block.Pool) {
+	const most, enough, least, deepest = 24, 16, 6, 4
+	budget := Resident + int64(max(0, cards-manyCards))*perCard*BlockSize
+	room := int((budget-ours-decoder)/BlockSize) - image.Held
+	depth = min(deepest, max(perCard, (room-enough)/max(1, cards)))
+	window = min(most, max(least, room-depth*cards))
+	return window, depth, block.NewPool(duplicate.Buffers(window, depth, cards)+image.Held, BlockSize)
 }
 
 // Amount writes a number of bytes for people, as dd does.

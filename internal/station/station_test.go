@@ -84,12 +84,12 @@ const blocks = 4
 // run runs an image to cards that fail as told.
 func run(t *testing.T, ctx context.Context, end error, noProof bool, fails ...func(string, int64) error) (*Station, Snapshot) {
 	t.Helper()
-	window, pool := Sizes(len(fails), 0)
+	window, depth, pool := Sizes(len(fails), 0)
 	var cards []Card
 	for i, f := range fails {
 		cards = append(cards, Card{Slot: "1-" + string(rune('1'+i)), Device: "/dev/sdx", Target: &medium{data: make([]byte, 8<<20), fail: f}, Size: 8 << 20})
 	}
-	s := New(ctx, &steady{pool: pool, blocks: blocks, end: end}, cards, Options{Pool: pool, Engine: duplicate.Options{Window: window, NoProof: noProof, NoProbe: true}})
+	s := New(ctx, &steady{pool: pool, blocks: blocks, end: end}, cards, Options{Pool: pool, Engine: duplicate.Options{Window: window, Depth: depth, NoProof: noProof, NoProbe: true}})
 	return s, s.Do()
 }
 
@@ -179,14 +179,16 @@ func TestMemoryIsBounded(t *testing.T) {
 	for _, c := range []struct {
 		cards   int
 		decoder int64
-	}{{1, 0}, {14, 0}, {14, 25 << 20}, {14, 40 << 20}, {64, 25 << 20}} {
-		window, pool := Sizes(c.cards, c.decoder)
-		limit := int64(Resident) + int64(max(0, c.cards-manyCards))*inFlight*BlockSize
+		window  int
+		depth   int
+	}{{1, 0, 24, 4}, {1, 68 << 20, 16, 4}, {14, 0, 24, 4}, {14, 25 << 20, 21, 3}, {14, 40 << 20, 20, 2}, {64, 0, 24, 2}, {64, 25 << 20, 24, 2}} {
+		window, depth, pool := Sizes(c.cards, c.decoder)
+		limit := int64(Resident) + int64(max(0, c.cards-manyCards))*perCard*BlockSize
 		if total := int64(pool.Len())*BlockSize + c.decoder; total > limit {
 			t.Errorf("%d cards, decoder of %d: buffers for %d bytes, limit %d", c.cards, c.decoder, total, limit)
 		}
-		if window < 6 || pool.Len() < window+inFlight*c.cards+image.Held {
-			t.Errorf("%d cards: window %d, pool %d", c.cards, window, pool.Len())
+		if window != c.window || depth != c.depth || pool.Len() < window+depth*c.cards+image.Held {
+			t.Errorf("%d cards, decoder of %d: window %d, %d under way each, pool %d; want %d, %d", c.cards, c.decoder, window, depth, pool.Len(), c.window, c.depth)
 		}
 	}
 }

@@ -20,7 +20,7 @@ import (
 // things lie.
 func kinds() map[string]volumetest.Part {
 	part := func(kind string, args ...string) volumetest.Part {
-		return volumetest.Part{Kind: kind, Size: 48 * mib, Args: append(args, "-N", "2000")}
+		return volumetest.Part{Kind: kind, Size: 40 * mib, Args: append(args, "-N", "900")}
 	}
 	return map[string]volumetest.Part{
 		"ext2 1k":          part("ext2", "-b", "1024"),

@@ -47,7 +47,7 @@ func checkShrunk(t *testing.T, im volumetest.Image, table string) {
 		}
 	}
 	was, last := im.Parts[len(im.Parts)-1], small.Parts[len(small.Parts)-1]
-	if s.Size > im.Size-16*mib || s.To > last.Len || s.From != was.Len || s.Before != im.Size {
+	if s.Size > im.Size-10*mib || s.To > last.Len || s.From != was.Len || s.Before != im.Size {
 		t.Errorf("%+v", s)
 	}
 	t.Logf("from %d to %d KiB", im.Size>>10, s.Size>>10)

@@ -1,9 +1,11 @@
 package volume
 
 import (
+	"encoding/binary"
 	"io"
 	"iter"
 	"math/bits"
+	"unicode/utf16"
 
 	"multidd/internal/block"
 )
@@ -135,4 +137,18 @@ func whole(fs FileSystem) *clusters { return (&clusters{fs: fs}).finish() }
 func bytesAt(r io.ReaderAt, off, n int64) ([]byte, error) {
 	b := make([]byte, n)
 	return b, readAt(r, b, off)
+}
+
+// utf16Text returns the text in a field of little-endian UTF-16, to its end or to the
+// first NUL.
+func utf16Text(b []byte) string {
+	var units []uint16
+	for ; len(b) >= 2; b = b[2:] {
+		u := binary.LittleEndian.Uint16(b)
+		if u == 0 {
+			break
+		}
+		units = append(units, u)
+	}
+	return string(utf16.Decode(units))
 }

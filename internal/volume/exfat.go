@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"math/bits"
-	"unicode/utf16"
 )
 
 // exFAT, after Microsoft's "exFAT file system specification", revision 1.00. What is
@@ -251,11 +250,7 @@ func (x *exfat) readRoot(r io.ReaderAt, chain []int64, c *clusters) (bitmaps []b
 					bitmaps = append(bitmaps, bitmapEntry{int64(le.Uint32(b[20:])), int64(le.Uint64(b[24:]))})
 				}
 			case label:
-				units := make([]uint16, min(b[1], 11))
-				for i := range units {
-					units[i] = le.Uint16(b[2+2*i:])
-				}
-				c.fs.Label = string(utf16.Decode(units))
+				c.fs.Label = utf16Text(b[2 : 2+2*min(int(b[1]), 11)])
 			}
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"hash/crc32"
 	"io"
 	"math/bits"
-	"unicode/utf16"
 )
 
 // F2FS, after the kernel's include/linux/f2fs_fs.h and Documentation/filesystems/f2fs.rst.
@@ -57,9 +56,7 @@ func openF2FS(r io.ReaderAt, size int64) (fileSystem, error) {
 		return nil, errNotMine
 	}
 	fs := FileSystem{Kind: "f2fs", BlockSize: f2fsBlock, Size: size, UUID: formatUUID(b[108:124])}
-	for label := b[124 : 124+1024]; label[0]|label[1] != 0; label = label[2:] {
-		fs.Label += string(utf16.Decode([]uint16{le.Uint16(label)}))
-	}
+	fs.Label = utf16Text(b[124 : 124+1024])
 	f, why := parseF2FS(b, size)
 	if why != "" {
 		fs.doubt(Unknown, why)

@@ -145,6 +145,12 @@ func TestF2FSThatIsNotCleanCountsAsUsedWhole(t *testing.T) {
 		{"two devices", put(f2fsSuper+2200, 0x2f2f00), Unknown, "it spans more than one device"},
 		{"a wrong sum", put(f2fsSuper+2180, 0x800), Unknown, "the checksum of its superblock is wrong"},
 		{"longer than where it lies", put(f2fsSuper+40, 1), Unknown, "it is longer than where it lies"},
+		{"a label without an end", func(d *sparseDisk) {
+			for i := range int64(512) {
+				d.at(f2fsSuper + 124 + 2*i)[0] = 'x'
+				d.at(f2fsBlock + f2fsSuper + 124 + 2*i)[0] = 'x'
+			}
+		}, Clean, ""},
 		{"stopped by errors", put(f2fsSuper+2794, 1), Dirty, "errors were met on it"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"multidd/internal/block"
+	"multidd/internal/codec"
 	"multidd/internal/image"
 	"multidd/internal/tree"
 	"multidd/internal/volume"
@@ -373,7 +374,13 @@ func (b *builder) pack(ctx context.Context, out string) (made image.Made, used i
 	}
 	defer f.Close()
 	m := block.Whole(b.size)
-	if b.r.Table != "none" {
+	create := b.o.Create
+	if b.r.isFlash() { // what is to be flashed is a plain file
+		create.NoMap = true
+		if create.Format == "" && codec.ByName(out) == codec.Raw && out != "-" {
+			create.Format = codec.Raw
+		}
+	} else {
 		disk, err := volume.Look(f, b.size)
 		if err != nil {
 			return made, 0, err
@@ -383,7 +390,7 @@ func (b *builder) pack(ctx context.Context, out string) (made image.Made, used i
 		}
 		m = disk.Map()
 	}
-	w, err := image.Create(out, b.o.Create)
+	w, err := image.Create(out, create)
 	if err != nil {
 		return made, 0, err
 	}

@@ -31,6 +31,7 @@ type job struct {
 // A kind is a kind of file system.
 type kind struct {
 	files bool   // a tree can go into it
+	flash bool   // it belongs on raw flash
 	fixed bool   // it cannot be as large as its content asks for
 	mbr   string // type of its partition
 	gpt   string
@@ -49,8 +50,8 @@ var kinds = map[string]kind{
 	"ext3":     {files: true, mbr: "83", gpt: typeLinux, make: makeExt},
 	"ext4":     {files: true, mbr: "83", gpt: typeLinux, make: makeExt},
 	"fat":      {files: true, mbr: "c", gpt: typeBasic, make: makeFAT},
-	"jffs2":    {files: true, mbr: "83", gpt: typeLinux, make: makeJFFS2},
-	"ubifs":    {files: true, mbr: "83", gpt: typeLinux, make: makeUBI},
+	"jffs2":    {files: true, flash: true, mbr: "83", gpt: typeLinux, make: makeJFFS2},
+	"ubifs":    {files: true, flash: true, mbr: "83", gpt: typeLinux, make: makeUBI},
 	"squashfs": {files: true, mbr: "83", gpt: typeLinux, make: makeSquashfs},
 	"swap":     {fixed: true, mbr: "82", gpt: typeSwap, make: makeSwap},
 	"empty":    {fixed: true, mbr: "83", gpt: typeLinux, make: func(context.Context, *job) error { return nil }},

@@ -369,3 +369,9 @@ func (s *Source) check() error {
 	}
 	return nil
 }
+
+// isFlash tells whether the image is one to be flashed: a file system of raw flash without
+// a table.
+func (r *Recipe) isFlash() bool {
+	return r.Table == "none" && kinds[r.Partitions[0].FS].flash
+}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"multidd/internal/codec"
@@ -124,8 +125,10 @@ func (w *Writer) commit(m Made) (beside []string, err error) {
 	side := []struct {
 		name, content string
 	}{
-		{w.names.bmap, text},
 		{w.names.file, m.SHA256 + "  " + filepath.Base(w.names.image) + "\n"},
+	}
+	if !w.o.NoMap {
+		side = slices.Insert(side, 0, struct{ name, content string }{w.names.bmap, text})
 	}
 	if m.Image != "" && w.names.whole != "" {
 		side = append(side, struct{ name, content string }{w.names.whole, m.Image + "  " + filepath.Base(w.names.plain) + "\n"})

@@ -20,6 +20,8 @@ type CreateOptions struct {
 	// Digest asks for the SHA-256 of the unpacked image, too. It goes over every
 	// byte of the disk, zeros included. A raw image always has it.
 	Digest bool
+	// NoMap leaves out the map: of what is not written to cards.
+	NoMap bool
 	// Force allows an image of that name, its map and its digests to be replaced.
 	Force bool
 	// Stdout is what the name "-" stands for; nil: standard output.

@@ -33,6 +33,8 @@ var mayImport = map[string][]string{
 	"tree":                  {"golang.org/x/sys/"},
 	"duplicate":             {"block", "verify"},
 	"overlay":               {"block"},
+	"overlay/edit":          {"block", "overlay", "identity", "volume", "volume/ext", "volume/fat"},
+	"identity":              {"github.com/pelletier/go-toml/"},
 	"resize":                {"block", "volume", "overlay"},
 	"capture":               {"block", "verify", "volume"},
 	"dd":                    {"block", "codec"},

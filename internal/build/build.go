@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -63,6 +64,9 @@ type identities struct {
 func Build(ctx context.Context, r *Recipe, out string, o Options) (rep Report, err error) {
 	if o.Step == nil {
 		o.Step = func(string) {}
+	}
+	if err := r.findTools(); err != nil {
+		return rep, err
 	}
 	scratch, err := os.MkdirTemp(o.Scratch, "multidd-build-")
 	if err != nil {
@@ -124,11 +128,14 @@ func (b *builder) number(i int) int {
 // revision file.
 func (b *builder) load(ctx context.Context, l *loader) error {
 	h := sha256.New()
-	fmt.Fprintf(h, "%s\n%s\n%d %s %s %d\n", b.r.Name, b.r.Revision, b.r.Size, b.r.Table, b.r.ID, b.r.Align)
+	fmt.Fprintf(h, "%q %q %d %s %s %d %q\n", b.r.Name, b.r.Revision, b.r.Size, b.r.Table, b.r.ID, b.r.Align, b.r.RevisionFile)
 	for i := range b.r.Partitions {
 		p := &b.r.Partitions[i]
-		fmt.Fprintf(h, "partition %d %d %q %q %t %q %q %q %q\n", p.Size, p.Start, p.Type, p.Name, p.Boot, p.PartUUID, p.FS, p.Label, p.UUID)
-		fmt.Fprintf(h, "%+v %+v %+v %+v\n", p.FAT, p.UBI, p.Squashfs, p.Ext.Features)
+		plain := *p // what chooses files is told by the files
+		plain.File, plain.Trees, plain.Exclude, plain.Remove, plain.Devices, plain.Rules = "", nil, nil, nil, "", nil
+		if err := json.NewEncoder(h).Encode(plain); err != nil {
+			return err
+		}
 		b.trees = append(b.trees, nil)
 		if !kinds[p.FS].files {
 			if p.FS == "raw" {

@@ -2,9 +2,9 @@ package build
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -89,28 +89,43 @@ func (r *Recipe) isLogical(i int) bool {
 
 // checkRaw makes sure that a boot loader overwrites nothing.
 func (r *Recipe) checkRaw(places []place, size int64) error {
+	taken := []area{{"the partition table", 440, 512}}
+	switch r.Table {
+	case "gpt":
+		taken = []area{{"the partition table", 440, 34 * 512}, {"the partition table", size - 33*512, size}}
+	case "none":
+		taken = nil
+	}
+	for i, p := range places {
+		from := p.off
+		if r.isLogical(i) {
+			from -= int64(r.Align) // where the sector is that describes it
+		}
+		taken = append(taken, area{fmt.Sprintf("partition %d", i+1), from, p.off + p.size})
+	}
 	for _, x := range r.Raw {
 		st, err := os.Stat(r.path(x.File))
 		if err != nil {
 			return fmt.Errorf("raw: %w", err)
 		}
 		off, end := int64(x.Offset), int64(x.Offset)+st.Size()
-		overlap := func(from, to int64) bool { return off < to && from < end }
-		switch {
-		case end > size:
+		if end > size {
 			return fmt.Errorf("raw %s: it ends at byte %d, and the image at %d", x.File, end, size)
-		case r.Table == "mbr" && overlap(440, 512):
-			return fmt.Errorf("raw %s: bytes %d to %d lie over the partition table at 440 to 512", x.File, off, end)
-		case r.Table == "gpt" && (overlap(440, 34*512) || overlap(size-33*512, size)):
-			return fmt.Errorf("raw %s: bytes %d to %d lie over the partition table", x.File, off, end)
 		}
-		for i, p := range places {
-			if overlap(p.off, p.off+p.size) {
-				return fmt.Errorf("raw %s: bytes %d to %d lie over partition %d, which begins at %d", x.File, off, end, i+1, p.off)
+		for _, a := range taken {
+			if off < a.to && a.from < end {
+				return fmt.Errorf("raw %s: bytes %d to %d lie over %s at %d to %d", x.File, off, end, a.what, a.from, a.to)
 			}
 		}
+		taken = append(taken, area{x.File, off, end})
 	}
 	return nil
+}
+
+// An area of the image, in bytes.
+type area struct {
+	what     string
+	from, to int64
 }
 
 // table has sfdisk write the partition table into the image's file.
@@ -143,14 +158,18 @@ func (r *Recipe) table(ctx context.Context, t tool, file string, places []place,
 				typ = kind.mbr
 			}
 		}
-		fmt.Fprintf(&s, "start=%d, size=%d, type=%s", pl.off/512, pl.size/512, typ)
+		fmt.Fprintf(&s, "start=%d, size=%d, type=\"%s\"", pl.off/512, pl.size/512, typ)
 		if r.Table == "gpt" {
 			fmt.Fprintf(&s, ", uuid=%s", ids.parts[i])
 			if p.Name != "" {
-				fmt.Fprintf(&s, ", name=%q", p.Name)
+				fmt.Fprintf(&s, ", name=\"%s\"", p.Name)
 			}
-			if p.Boot {
-				s.WriteString(`, attrs="LegacyBIOSBootable"`)
+			flags := slices.Clone(p.Flags)
+			if p.Boot && !slices.Contains(flags, "LegacyBIOSBootable") {
+				flags = append(flags, "LegacyBIOSBootable")
+			}
+			if len(flags) > 0 {
+				fmt.Fprintf(&s, ", attrs=\"%s\"", strings.Join(flags, " "))
 			}
 		} else if p.Boot {
 			s.WriteString(", bootable")
@@ -159,7 +178,7 @@ func (r *Recipe) table(ctx context.Context, t tool, file string, places []place,
 	}
 	t.stdin = strings.NewReader(s.String())
 	if _, err := t.run(ctx, "sfdisk", []string{"--quiet", "--no-reread", "--no-tell-kernel", "--wipe", "never", file}); err != nil {
-		return errors.Join(fmt.Errorf("write the partition table: %w", err))
+		return fmt.Errorf("write the partition table: %w", err)
 	}
 	return nil
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,10 +30,13 @@ type job struct {
 // A kind is a kind of file system.
 type kind struct {
 	files bool   // a tree can go into it
+	label int    // bytes in its label; 0: it has none
+	uuid  bool   // it has one
 	flash bool   // it belongs on raw flash
 	fixed bool   // it cannot be as large as its content asks for
 	mbr   string // type of its partition
 	gpt   string
+	tools []string
 	make  func(context.Context, *job) error
 }
 
@@ -46,14 +48,14 @@ const (
 )
 
 var kinds = map[string]kind{
-	"ext2":     {files: true, mbr: "83", gpt: typeLinux, make: makeExt},
-	"ext3":     {files: true, mbr: "83", gpt: typeLinux, make: makeExt},
-	"ext4":     {files: true, mbr: "83", gpt: typeLinux, make: makeExt},
-	"fat":      {files: true, mbr: "c", gpt: typeBasic, make: makeFAT},
-	"jffs2":    {files: true, flash: true, mbr: "83", gpt: typeLinux, make: makeJFFS2},
-	"ubifs":    {files: true, flash: true, mbr: "83", gpt: typeLinux, make: makeUBI},
-	"squashfs": {files: true, mbr: "83", gpt: typeLinux, make: makeSquashfs},
-	"swap":     {fixed: true, mbr: "82", gpt: typeSwap, make: makeSwap},
+	"ext2":     {files: true, label: 16, uuid: true, mbr: "83", gpt: typeLinux, tools: []string{"mke2fs", "e2fsck"}, make: makeExt},
+	"ext3":     {files: true, label: 16, uuid: true, mbr: "83", gpt: typeLinux, tools: []string{"mke2fs", "e2fsck"}, make: makeExt},
+	"ext4":     {files: true, label: 16, uuid: true, mbr: "83", gpt: typeLinux, tools: []string{"mke2fs", "e2fsck"}, make: makeExt},
+	"fat":      {files: true, label: 11, mbr: "c", gpt: typeBasic, tools: []string{"mkfs.vfat"}, make: makeFAT},
+	"jffs2":    {files: true, flash: true, mbr: "83", gpt: typeLinux, tools: []string{"mkfs.jffs2"}, make: makeJFFS2},
+	"ubifs":    {files: true, flash: true, uuid: true, mbr: "83", gpt: typeLinux, tools: []string{"mkfs.ubifs"}, make: makeUBI},
+	"squashfs": {files: true, mbr: "83", gpt: typeLinux, tools: []string{"sqfstar"}, make: makeSquashfs},
+	"swap":     {fixed: true, label: 16, uuid: true, mbr: "82", gpt: typeSwap, tools: []string{"mkswap"}, make: makeSwap},
 	"empty":    {fixed: true, mbr: "83", gpt: typeLinux, make: func(context.Context, *job) error { return nil }},
 	"raw":      {mbr: "83", gpt: typeLinux, make: makeRaw},
 }
@@ -233,7 +235,11 @@ func makeRaw(_ context.Context, j *job) error {
 
 // makeSquashfs gives sqfstar the tree as a tar, so that it needs no root.
 func makeSquashfs(ctx context.Context, j *job) error {
-	args := []string{"-quiet", "-no-progress", "-mkfs-time", j.tool.seconds()}
+	root := j.tree.Root() // which sqfstar does not take from a tar
+	args := []string{
+		"-quiet", "-no-progress", "-mkfs-time", j.tool.seconds(), "-root-mode", fmt.Sprintf("%o", root.UnixMode()&0o7777),
+		"-root-uid", fmt.Sprint(root.UID), "-root-gid", fmt.Sprint(root.GID), "-root-time", fmt.Sprint(max(0, root.ModTime.Unix())),
+	}
 	if c := j.p.Squashfs.Compression; c != "" {
 		args = append(args, "-comp", c)
 	}
@@ -275,162 +281,26 @@ func (j *job) checkSize() error {
 	return os.Truncate(j.file, j.size)
 }
 
-// directory writes the tree into a directory for tools that want one, with a device table
-// that gives every file its owner and permissions, so that no root is needed.
-func (j *job) directory() (dir, table string, err error) {
-	dir, table = filepath.Join(j.dir, "root"), filepath.Join(j.dir, "devices")
-	plain := tree.New()
-	var lines strings.Builder
-	err = j.tree.Walk(func(p string, n *tree.Node) error {
-		if strings.ContainsAny(p, " \t\n#\\") {
-			return fmt.Errorf("/%s: names with spaces, # or \\ cannot be kept by the tools for flash file systems", p)
+// findTools makes sure that all tools are there, before anything takes time.
+func (r *Recipe) findTools() error {
+	var names []string
+	if r.Table != "none" {
+		names = append(names, "sfdisk")
+	}
+	for i := range r.Partitions {
+		p := &r.Partitions[i]
+		names = append(names, kinds[p.FS].tools...)
+		if p.JFFS2.Summary {
+			names = append(names, "sumtool")
 		}
-		letter := map[string]string{"file": "f", "directory": "d", "character device": "c", "block device": "b", "pipe": "p"}[n.Kind()]
-		if letter != "" && p != "." { // of which the tools know nothing
-			fmt.Fprintf(&lines, "/%s %s %o %d %d %d %d - - -\n", p, letter, n.UnixMode()&0o7777, n.UID, n.GID, n.Major, n.Minor)
+		if p.FS == "ubifs" && !p.UBI.Only {
+			names = append(names, "ubinize")
 		}
-		if n.Kind() == "socket" {
-			return fmt.Errorf("/%s is a socket, which cannot be kept by the tools for flash file systems", p)
-		}
-		if letter == "c" || letter == "b" || letter == "p" {
-			return nil
-		}
-		return plain.Put(p, n)
-	})
-	if err != nil {
-		return "", "", err
 	}
-	if err := os.RemoveAll(dir); err != nil {
-		return "", "", err
-	}
-	if _, err := plain.WriteDir(dir); err != nil {
-		return "", "", err
-	}
-	return dir, table, os.WriteFile(table, []byte(lines.String()), 0o600)
-}
-
-func makeJFFS2(ctx context.Context, j *job) error {
-	dir, table, err := j.directory()
-	if err != nil {
-		return err
-	}
-	x := j.p.JFFS2
-	block := orElse(int64(x.EraseBlock), 128<<10)
-	args := []string{"-r", dir, "-D", table, "-o", j.file, "-e", strconv.FormatInt(block, 10), "--with-xattr"}
-	if os.Geteuid() != 0 {
-		args = append(args, "-U") // what is not in the table, links and the root, belongs to root
-	}
-	if x.Page > 0 {
-		args = append(args, "-s", strconv.FormatInt(int64(x.Page), 10))
-	}
-	endian := "-l"
-	if x.BigEndian {
-		endian = "-b"
-	}
-	args = append(args, endian)
-	if x.CleanMarkers != nil && !*x.CleanMarkers {
-		args = append(args, "-n")
-	}
-	if x.Compression != "" {
-		args = append(args, "-m", x.Compression)
-	}
-	if x.PadTo > 0 {
-		args = append(args, "--pad="+strconv.FormatInt(int64(x.PadTo), 10))
-	} else if x.Pad {
-		args = append(args, "--pad")
-	}
-	if _, err := j.tool.run(ctx, "mkfs.jffs2", args); err != nil {
-		return err
-	}
-	if x.Summary {
-		plain := j.file + ".plain"
-		if err := os.Rename(j.file, plain); err != nil {
-			return err
-		}
-		args := []string{"-i", plain, "-o", j.file, "-e", strconv.FormatInt(block, 10), endian}
-		if x.CleanMarkers != nil && !*x.CleanMarkers {
-			args = append(args, "-n")
-		}
-		if x.Pad || x.PadTo > 0 {
-			args = append(args, "-p")
-		}
-		if _, err := j.tool.run(ctx, "sumtool", args); err != nil {
+	for _, name := range names {
+		if _, err := find(name); err != nil {
 			return err
 		}
 	}
-	return j.checkFlash()
-}
-
-// checkFlash is as checkSize, for memory that is ones where nothing is written.
-func (j *job) checkFlash() error {
-	st, err := os.Stat(j.file)
-	if err != nil || Size(j.size) == Fit {
-		return err
-	}
-	if st.Size() > j.size {
-		return j.checkSize()
-	}
-	f, err := os.OpenFile(j.file, os.O_WRONLY|os.O_APPEND, 0)
-	if err != nil {
-		return err
-	}
-	ones := strings.Repeat("\xff", 64<<10)
-	for left := j.size - st.Size(); left > 0 && err == nil; left -= int64(len(ones)) {
-		_, err = f.WriteString(ones[:min(left, int64(len(ones)))])
-	}
-	return errors.Join(err, f.Close())
-}
-
-func makeUBI(ctx context.Context, j *job) error {
-	dir, table, err := j.directory()
-	if err != nil {
-		return err
-	}
-	x := j.p.UBI
-	page, block := orElse(int64(x.MinIO), 2048), orElse(int64(x.EraseBlock), 128<<10)
-	sub := orElse(int64(x.SubPage), page)
-	// Two headers, each a sub-page, go before the data, which begins with a page.
-	logical := block - (2*sub+page-1)/page*page
-	ubifs := j.file
-	if !x.Only {
-		ubifs = filepath.Join(j.dir, "ubifs")
-	}
-	args := []string{"-r", dir, "-D", table, "-o", ubifs, "-m", fmt.Sprint(page), "-e", fmt.Sprint(logical), "-c", fmt.Sprint(orElse(int64(x.MaxBlocks), 2047))}
-	if x.Compression != "" {
-		args = append(args, "-x", x.Compression)
-	}
-	if os.Geteuid() != 0 {
-		args = append(args, "-U")
-	}
-	if _, err := j.tool.run(ctx, "mkfs.ubifs", args); err != nil {
-		return err
-	}
-	if x.Only {
-		return j.checkFlash()
-	}
-	name := x.Volume
-	if name == "" {
-		name = "rootfs"
-	}
-	config := filepath.Join(j.dir, "ubi.ini")
-	text := fmt.Sprintf("[v]\nmode=ubi\nimage=%s\nvol_id=0\nvol_type=dynamic\nvol_name=%s\nvol_flags=autoresize\n", ubifs, name)
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		return err
-	}
-	number, err := strconv.ParseUint(j.uuid[:8], 16, 32)
-	if err != nil {
-		return err
-	}
-	args = []string{"-o", j.file, "-p", fmt.Sprint(block), "-m", fmt.Sprint(page), "-s", fmt.Sprint(sub), "-Q", fmt.Sprint(number), config}
-	if _, err := j.tool.run(ctx, "ubinize", args); err != nil {
-		return err
-	}
-	return j.checkFlash()
-}
-
-func orElse(v, d int64) int64 {
-	if v == 0 {
-		return d
-	}
-	return v
+	return nil
 }

@@ -118,12 +118,15 @@ type Raw struct {
 
 // A Partition is one of the image.
 type Partition struct {
-	Size     Size   `toml:"size"`  // in bytes, "rest" or "fit"; 0: fit
-	Start    Size   `toml:"start"` // 0: where there is room
-	Type     string `toml:"type"`  // as sfdisk takes it: "83", "c", "linux", "uefi", a GUID; "": by the file system
-	Name     string `toml:"name"`  // gpt only
-	Boot     bool   `toml:"boot"`
-	PartUUID string `toml:"part-uuid"` // gpt only; "": from the content
+	Size  Size   `toml:"size"`  // in bytes, "rest" or "fit"; 0: fit
+	Start Size   `toml:"start"` // 0: where there is room
+	Type  string `toml:"type"`  // as sfdisk takes it: "83", "c", "linux", "uefi", a GUID; "": by the file system
+	Name  string `toml:"name"`  // gpt only
+	Boot  bool   `toml:"boot"`
+	// Flags are gpt only, as sfdisk has them: "RequiredPartition", "NoBlockIOProtocol",
+	// "LegacyBIOSBootable" (which boot is, too), "GUID:48" to "GUID:63".
+	Flags    []string `toml:"flags"`
+	PartUUID string   `toml:"part-uuid"` // gpt only; "": from the content
 
 	FS    string `toml:"fs"` // "ext2" … "empty"; see makers
 	Label string `toml:"label"`
@@ -266,112 +269,4 @@ func (r *Recipe) path(name string) string {
 		return name
 	}
 	return filepath.Join(r.dir, name)
-}
-
-// tables are the kinds of table there are, with the most partitions.
-var tables = map[string]int{"mbr": 60, "gpt": 128, "none": 1}
-
-// check finds what is wrong with a recipe by itself.
-func (r *Recipe) check() error {
-	if r.Table == "" && len(r.Partitions) == 1 {
-		r.Table = "none"
-	}
-	most, ok := tables[r.Table]
-	switch {
-	case !ok:
-		return fmt.Errorf("table = %q: it is mbr, gpt or none", r.Table)
-	case len(r.Partitions) == 0:
-		return errors.New("there is no [[partition]]")
-	case len(r.Partitions) > most:
-		return fmt.Errorf("there are %d partitions, and a table of kind %q has %d at most", len(r.Partitions), r.Table, most)
-	case r.Size < 0:
-		return errors.New("size: that of the image is a number, or left out")
-	case r.Align < 0 || r.Align%512 != 0:
-		return errors.New("align: it is a multiple of 512 bytes")
-	}
-	if r.Align == 0 {
-		r.Align = 4 << 20
-	}
-	rest := 0
-	for i := range r.Partitions {
-		p := &r.Partitions[i]
-		if p.Size == 0 {
-			p.Size = Fit
-		}
-		if p.Size == Rest {
-			rest++
-		}
-		if err := p.check(r); err != nil {
-			return fmt.Errorf("partition %d: %w", i+1, err)
-		}
-	}
-	switch {
-	case rest > 1:
-		return errors.New("two partitions cannot both take the rest")
-	case rest > 0 && r.Size == 0:
-		return errors.New("a partition takes the rest, but the image has no size")
-	}
-	for i, x := range r.Raw {
-		if x.File == "" || x.Offset < 0 {
-			return fmt.Errorf("raw %d: it needs a file and an offset", i+1)
-		}
-	}
-	return nil
-}
-
-func (p *Partition) check(r *Recipe) error {
-	kind, ok := kinds[p.FS]
-	switch {
-	case !ok:
-		return fmt.Errorf("fs = %q: it is one of %s", p.FS, strings.Join(kindNames(), ", "))
-	case p.FS == "raw" && p.File == "":
-		return errors.New("with fs = \"raw\" it needs a file")
-	case p.FS != "raw" && p.File != "":
-		return fmt.Errorf("file goes with fs = \"raw\", not with %q", p.FS)
-	case len(p.Trees) > 0 && !kind.files:
-		return fmt.Errorf("a tree cannot go into fs = %q", p.FS)
-	case p.Name != "" && r.Table != "gpt":
-		return errors.New("only partitions of a gpt have names")
-	case p.PartUUID != "" && r.Table != "gpt":
-		return errors.New("only partitions of a gpt have a part-uuid")
-	case p.Size == Fit && kind.fixed:
-		return fmt.Errorf("fs = %q needs a size", p.FS)
-	case p.Start < 0 || p.Start%512 != 0:
-		return errors.New("start: it is a multiple of 512 bytes")
-	}
-	for i, s := range p.Trees {
-		if err := s.check(); err != nil {
-			return fmt.Errorf("tree %d: %w", i+1, err)
-		}
-	}
-	for i, x := range p.Rules {
-		if x.Path == "" || x.Mode == nil && x.Owner == nil {
-			return fmt.Errorf("rule %d: it needs a path, and a mode or an owner", i+1)
-		}
-	}
-	return nil
-}
-
-func (s *Source) check() error {
-	given := 0
-	for _, is := range []bool{s.Dir != "", s.Tar != "", s.Image != "", s.File != "", s.Text != nil} {
-		if is {
-			given++
-		}
-	}
-	switch {
-	case given != 1:
-		return errors.New("it is one of dir, tar, image, file and text")
-	case s.Partition != 0 && s.Image == "":
-		return errors.New("partition goes with image")
-	case (s.File != "" || s.Text != nil) && strings.Trim(s.To, "/") == "":
-		return errors.New("to: say what the file is to be called")
-	}
-	return nil
-}
-
-// isFlash tells whether the image is one to be flashed: a file system of raw flash without
-// a table.
-func (r *Recipe) isFlash() bool {
-	return r.Table == "none" && kinds[r.Partitions[0].FS].flash
 }

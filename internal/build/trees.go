@@ -8,15 +8,13 @@ import (
 	"io"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 	"time"
 
 	"multidd/internal/codec"
 	"multidd/internal/image"
 	"multidd/internal/tree"
-	"multidd/internal/volume"
-	"multidd/internal/volume/ext"
-	"multidd/internal/volume/fat"
 )
 
 // loader reads trees. What it opens stays open until close.
@@ -252,49 +250,13 @@ func (l *loader) image(ctx context.Context, s *Source) (*tree.Tree, error) {
 		}
 		r, size = f, st.Size()
 	}
-	return ReadFiles(r, size, s.Partition)
-}
-
-// ReadFiles reads the files of a partition of a disk of size bytes as a tree. number is
-// that of the partition; 0: the disk is one file system, or has only one partition with
-// files.
-func ReadFiles(r io.ReaderAt, size int64, number int) (*tree.Tree, error) {
-	disk, err := volume.Look(r, size)
+	which := ""
+	if s.Partition > 0 {
+		which = strconv.Itoa(s.Partition)
+	}
+	files, err := ReadFiles(r, size, which)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", s.Image, err)
 	}
-	if disk.Table == "" {
-		return readFileSystem(r, 0, size, disk.FS)
-	}
-	var found []volume.Part
-	for _, p := range disk.Parts {
-		if p.Number == number || number == 0 && hasFiles(p.FS) {
-			found = append(found, p)
-		}
-	}
-	if len(found) != 1 {
-		return nil, fmt.Errorf("there are %d partitions with files to choose from; say which by its number", len(found))
-	}
-	return readFileSystem(r, found[0].Off, found[0].Len, found[0].FS)
-}
-
-func hasFiles(f *volume.FileSystem) bool {
-	return f != nil && (strings.HasPrefix(f.Kind, "ext") || strings.HasPrefix(f.Kind, "fat"))
-}
-
-func readFileSystem(r io.ReaderAt, off, n int64, f *volume.FileSystem) (*tree.Tree, error) {
-	if f == nil {
-		return nil, errors.New("no file system is recognised there")
-	}
-	if f.State == volume.Dirty {
-		return nil, fmt.Errorf("its file system (%s) is not to be read: %s", f.Kind, f.Why)
-	}
-	part := io.NewSectionReader(r, off, n)
-	switch {
-	case f.Kind == "ext2" || f.Kind == "ext3" || f.Kind == "ext4":
-		return ext.Read(part)
-	case strings.HasPrefix(f.Kind, "fat"):
-		return fat.Read(part)
-	}
-	return nil, fmt.Errorf("files of a file system of kind %s are not read here", f.Kind)
+	return files.Tree, nil
 }

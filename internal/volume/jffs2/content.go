@@ -87,8 +87,6 @@ func (h *newest) Pop() any {
 type reader struct {
 	s     *scanner
 	parts []part
-	size  int64
-	at    int64
 	have  []byte // what comes next, unpacked
 }
 

@@ -161,7 +161,7 @@ func (s *scanner) node(in *inode) (*tree.Node, error) {
 		}
 		n.Size, n.Holes = int64(in.size), holes
 		n.Content = func() (io.ReadCloser, error) {
-			return io.NopCloser(&reader{s: s, parts: parts, size: int64(in.size)}), nil
+			return io.NopCloser(&reader{s: s, parts: parts}), nil
 		}
 	case t == fs.ModeSymlink:
 		target, err := s.only(in, 4095)

@@ -1,37 +1,40 @@
 package bzip2
 
-import (
-	"math/bits"
-	"slices"
-)
+import "slices"
 
 const (
-	// longestCode is how long the codes are at most that are made, in bits. Others
-	// may be up to maxLength, but bzip2 makes none.
+	// longestCode is how long the codes are at most that are made, in bits. They
+	// may be up to maxLength, but bzip2 makes none longer than this.
 	longestCode = 17
 
-	passes = 4 // how often the tables are fitted to the groups, and these to them
+	// passes is how often the groups choose among the codes, and these are fitted
+	// to the groups that chose them.
+	passes = 4
+
+	// costBits is room for what a group takes: 50 times 17 bits.
+	costBits = 10
+	costMask = 1<<costBits - 1
 )
 
-// A coder chooses the codes of a block: which table each group of symbols has, and
-// what is in these.
+// A coder finds good codes for a block, two to six, and chooses one of them for each
+// group of symbols.
 type coder struct {
-	tables    int
-	selectors []uint8
-	alphabet  int // symbols that a code has
-	count     [maxTables][maxAlpha]uint32
-	length    [maxTables][maxAlpha]uint8
-	cost      [512]uint64 // of a symbol, a lane of costBits for each table
-	order     [maxAlpha]uint64
-	tree      [maxAlpha]uint32
+	alphabet  int // how many symbols there are
+	tables    int // how many codes
+	lengths   [maxTables][maxAlpha]uint8
+	selectors []uint8 // the code of each group
+
+	counts [maxTables][512]uint32 // how often a code is used for a symbol
+	costs  [512]uint64            // of a symbol, costBits for each code
+	order  [maxAlpha]uint64
+	tree   [maxAlpha]uint32
 }
 
-const costBits = 10 // a group takes at most 50 times 20 bits
-
-// choose makes the codes for symbols.
+// choose finds the codes for symbols, which are less than alphabet. Each code has a
+// word for every one of them.
 func (c *coder) choose(symbols []uint16, alphabet int) {
 	c.alphabet = alphabet
-	switch n := len(symbols); {
+	switch n := len(symbols); { // as bzip2 does
 	case n < 200:
 		c.tables = 2
 	case n < 600:
@@ -44,164 +47,167 @@ func (c *coder) choose(symbols []uint16, alphabet int) {
 		c.tables = 6
 	}
 	c.begin(symbols)
+	c.selectors = slices.Grow(c.selectors[:0], maxSelectors)[:(len(symbols)+groupSize-1)/groupSize]
+	for i := range c.selectors {
+		c.selectors[i] = maxTables // none yet
+	}
+	c.counts = [maxTables][512]uint32{}
 	for range passes {
-		c.fit(symbols)
+		c.selectCodes(symbols)
 		for t := range c.tables {
-			c.lengths(c.count[t][:alphabet], c.length[t][:alphabet])
+			c.fit(c.lengths[t][:alphabet], c.counts[t][:alphabet])
 		}
 	}
 }
 
-// begin makes tables of which each is good for its share of the symbols: those
-// that are about as frequent together, in the alphabet's order.
+// begin makes codes of which each is good for a part of the alphabet, and each
+// part is about as frequent as the others. The inner ones get a little more and a
+// little less than that by turns. This is what bzip2 begins with.
 func (c *coder) begin(symbols []uint16) {
-	var count [512]uint32
+	const good, bad = 0, 15
+	var counts [512]uint32
 	for _, s := range symbols {
-		count[s&511]++
+		counts[s&511]++
 	}
 	left, from := uint32(len(symbols)), 0
 	for t := range c.tables {
-		share, got := left/uint32(c.tables-t), uint32(0)
-		to := from
-		for ; to < c.alphabet && got < share; to++ {
-			got += count[to]
+		more := c.tables - t
+		to, got := from, uint32(0)
+		for ; to < c.alphabet && got < left/uint32(more); to++ {
+			got += counts[to]
 		}
-		// Every other time the table gets less than its share instead of more.
-		if to-from > 1 && t > 0 && t < c.tables-1 && (c.tables-t)%2 == 1 {
+		if to-from > 1 && more < c.tables && more > 1 && more%2 == 1 {
 			to--
-			got -= count[to]
+			got -= counts[to]
 		}
 		for s := range c.alphabet {
-			c.length[t][s] = 15
-			if s >= from && s < to {
-				c.length[t][s] = 0
+			c.lengths[t][s] = bad
+			if from <= s && s < to {
+				c.lengths[t][s] = good
 			}
 		}
-		left -= got
-		from = to
+		left, from = left-got, to
 	}
 }
 
-// fit gives each group the table with which it is shortest, and counts what the
-// tables are used for.
-func (c *coder) fit(symbols []uint16) {
+// selectCodes gives each group the code with which it is shortest, and counts what
+// the codes are used for.
+func (c *coder) selectCodes(symbols []uint16) {
 	for s := range c.alphabet {
-		c.cost[s] = 0
+		c.costs[s] = 0
 		for t := range c.tables {
-			c.cost[s] |= uint64(c.length[t][s]) << (costBits * t)
+			c.costs[s] |= uint64(c.lengths[t][s]) << (costBits * t)
 		}
 	}
-	for t := range c.tables {
-		clear(c.count[t][:])
-	}
-	c.selectors = c.selectors[:0]
-	for len(symbols) > 0 {
+	for i, old := range c.selectors {
 		group := symbols[:min(groupSize, len(symbols))]
 		symbols = symbols[len(group):]
-		cost := uint64(0)
+		cost := uint64(0) // with every code at once
 		for _, s := range group {
-			cost += c.cost[s&511]
+			cost += c.costs[s&511]
 		}
-		best, least := 0, cost&(1<<costBits-1)
+		best, least := 0, cost&costMask
 		for t := 1; t < c.tables; t++ {
-			if now := cost >> (costBits * t) & (1<<costBits - 1); now < least {
-				best, least = t, now
+			if k := cost >> (costBits * t) & costMask; k < least {
+				best, least = t, k
 			}
 		}
-		c.selectors = append(c.selectors, uint8(best))
-		count := &c.count[best]
-		for _, s := range group {
-			count[s]++
+		if int(old) == best {
+			continue
 		}
+		c.selectors[i] = uint8(best)
+		if old < maxTables {
+			addTo(&c.counts[old], group, ^uint32(0))
+		}
+		addTo(&c.counts[best], group, 1)
 	}
 }
 
-// lengths makes a code of at most longestCode bits for symbols that are used so
-// often: Moffat and Katajainen, "In-place calculation of minimum-redundancy
-// codes", 1995. Every symbol gets one. If a code is too long, the counts are made
-// more alike.
-func (c *coder) lengths(count []uint32, length []uint8) {
-	const symbolBits = 9
-	order := c.order[:len(count)]
-	for s, n := range count {
+// addTo adds n to the count of each symbol of a group.
+func addTo(counts *[512]uint32, group []uint16, n uint32) {
+	for _, s := range group {
+		counts[s&511] += n
+	}
+}
+
+// fit makes the best code for symbols that are used so often, in which no word is
+// longer than longestCode. If one would be, the counts are made more alike.
+func (c *coder) fit(lengths []uint8, counts []uint32) {
+	const symbolBits, symbolMask = 9, 1<<9 - 1
+	order, tree := c.order[:len(counts)], c.tree[:len(counts)]
+	for s, n := range counts {
 		order[s] = uint64(max(n, 1))<<symbolBits | uint64(s)
 	}
 	for {
 		slices.Sort(order)
-		w := c.tree[:len(order)]
 		for i, o := range order {
-			w[i] = uint32(o >> symbolBits)
+			tree[i] = uint32(o >> symbolBits)
 		}
-		if minimumRedundancy(w); w[0] <= longestCode {
+		if codeLengthsOf(tree); tree[0] <= longestCode {
 			break
 		}
 		for i, o := range order {
-			order[i] = (o>>symbolBits/2+1)<<symbolBits | o&(1<<symbolBits-1)
+			order[i] = (o>>symbolBits/2+1)<<symbolBits | o&symbolMask
 		}
 	}
 	for i, o := range order {
-		length[o&(1<<symbolBits-1)] = uint8(c.tree[i])
+		lengths[o&symbolMask] = uint8(tree[i])
 	}
 }
 
-// minimumRedundancy turns ascending weights, two or more, into the lengths of
-// their codes, which descend.
-func minimumRedundancy(w []uint32) {
+// codeLengthsOf turns weights, which ascend and are two at least, into the lengths
+// of their Huffman codes, in their place: Moffat and Katajainen, "In-place
+// calculation of minimum-redundancy codes", 1995.
+func codeLengthsOf(w []uint32) {
+	// Inner nodes take the place of leaves, which they never outrun, and when they
+	// are joined themselves, the node above takes the place of their weight.
 	n := len(w)
-	w[0] += w[1]
-	root, leaf := 0, 2
-	for next := 1; next < n-1; next++ {
-		for k := range 2 {
-			var pick uint32
-			if leaf >= n || root < next && w[root] < w[leaf] {
-				pick = w[root]
-				w[root] = uint32(next)
+	leaf, root := 0, 0
+	for node := range n - 1 {
+		sum := uint32(0)
+		for range 2 {
+			if leaf >= n || root < node && w[root] < w[leaf] {
+				sum += w[root]
+				w[root] = uint32(node)
 				root++
 			} else {
-				pick = w[leaf]
+				sum += w[leaf]
 				leaf++
 			}
-			if k == 0 {
-				w[next] = pick
-			} else {
-				w[next] += pick
-			}
 		}
+		w[node] = sum
 	}
-	// From the inner nodes' parents to their depths.
+	// How deep the inner nodes are.
 	w[n-2] = 0
-	for i := n - 3; i >= 0; i-- {
-		w[i] = w[w[i]] + 1
+	for node := n - 3; node >= 0; node-- {
+		w[node] = w[w[node]] + 1
 	}
-	// From the depths of inner nodes to those of leaves.
-	free, depth := 1, uint32(0)
-	root = n - 2
-	for next := n - 1; free > 0; depth++ {
-		used := 0
-		for ; root >= 0 && w[root] == depth; root-- {
-			used++
+	// What is not an inner node at a depth is a leaf.
+	node, next, free := n-2, n-1, 1
+	for depth := uint32(0); free > 0; depth++ {
+		inner := 0
+		for ; node >= 0 && w[node] == depth; node-- {
+			inner++
 		}
-		for ; free > used; free-- {
+		for ; free > inner; free-- {
 			w[next] = depth
 			next--
 		}
-		free = 2 * used
+		free = 2 * inner
 	}
 }
 
-// codes returns the canonical code of these lengths: in the lower 8 bits how long
-// a symbol's is, above them the code.
-func codes(length []uint8, dst *[512]uint32) {
+// assignCodes makes the canonical code of these lengths: a word has its length in
+// the lowest 8 bits, and its bits above.
+func assignCodes(lengths []uint8, codes *[512]uint32) {
 	next := uint32(0)
 	for l := uint8(1); l <= longestCode; l++ {
-		for s, have := range length {
+		for s, have := range lengths {
 			if have == l {
-				dst[s] = next<<8 | uint32(l)
+				codes[s] = next<<8 | uint32(l)
 				next++
 			}
 		}
 		next <<= 1
 	}
 }
-
-var _ = bits.Len

@@ -5,46 +5,10 @@ import (
 	"slices"
 )
 
-// A bitWriter appends bits, the most significant first.
-type bitWriter struct {
-	p   []byte // whole bytes
-	buf uint64 // the bits after them, from the top down
-	n   uint   // how many, at most 7 between calls
-}
-
-// put appends the lowest k bits of v, 0 to 56; the others are 0.
-func (w *bitWriter) put(v uint64, k uint) {
-	w.buf |= v << ((64 - k - w.n) & 63)
-	w.n += k
-	if k == 0 {
-		return
-	}
-	for ; w.n >= 8; w.n -= 8 {
-		w.p = append(w.p, byte(w.buf>>56))
-		w.buf <<= 8
-	}
-}
-
-// bits returns how many bits there are.
-func (w *bitWriter) bits() int { return len(w.p)*8 + int(w.n) }
-
-// join appends the first n bits of p, which has 8 bytes behind them.
-func (w *bitWriter) join(p []byte, n int) {
-	w.p = slices.Grow(w.p, n/8+16)
-	for ; n >= 64; n -= 64 {
-		v := binary.BigEndian.Uint64(p)
-		w.p = binary.BigEndian.AppendUint64(w.p, w.buf|v>>(w.n&63))
-		w.buf = v << 1 << ((63 - w.n) & 63)
-		p = p[8:]
-	}
-	if n >= 32 {
-		w.put(uint64(binary.BigEndian.Uint32(p)), 32)
-		p, n = p[4:], n-32
-	}
-	if n > 0 {
-		w.put(uint64(binary.BigEndian.Uint32(p)>>(32-n)), uint(n))
-	}
-}
+// packedRoom returns how many bytes are enough for n bytes with the runs short, once
+// they are packed: the codes are chosen so that they take less than nine
+// bits for each, and a group's selector takes six at most.
+func packedRoom(n int) int { return n + n/8 + 32<<10 }
 
 // An encoder is what one worker needs to encode blocks, one after another.
 type encoder struct {
@@ -52,61 +16,58 @@ type encoder struct {
 	mover  mover
 	coder  coder
 	bits   bitWriter
-	codes  [512]uint32
+	codes  [maxTables][512]uint32
 	long   [8 << 10]byte // some of the block's bytes with the runs long
 }
 
 func newEncoder() *encoder {
-	return &encoder{mover: *newMover()}
+	e := &encoder{sorter: *newSorter()}
+	e.mover.short.make()
+	return e
 }
 
-// encode appends the block of n bytes, with the runs short, that begins at buf[1],
-// to dst, and returns it, how many bits it has, and the checksum.
-func (e *encoder) encode(dst, buf []byte, n int) (out []byte, bitLen int, crc uint32) {
+// encode encodes the block in buf[1:n+1], whose runs are short. buf is as
+// sorter.sort wants it. It makes out anew, which has then 8 bytes more than bits
+// says, and returns the block's checksum.
+func (e *encoder) encode(out, buf []byte, n int) (packed []byte, bits int, crc uint32) {
 	crc = e.checksum(buf[1 : n+1])
-	used := usedBytes(buf[1 : n+1])
 	e.sorter.sort(buf, n)
-	orig := first(e.sorter.rows)
+	used := e.sorter.used()
+	first := firstRow(e.sorter.rows)
 	e.mover.move(e.sorter.rows, used)
 	e.coder.choose(e.mover.symbols, len(used)+2)
 
-	e.bits = bitWriter{p: dst}
+	e.bits = bitWriter{p: out[:0]}
 	e.bits.put(blockMagic, magicBits)
 	e.bits.put(uint64(crc), 32)
 	e.bits.put(0, 1) // not randomised
-	e.bits.put(uint64(orig), 24)
+	e.bits.put(uint64(first), 24)
 	e.header(used)
 	e.symbols()
-	bitLen = e.bits.bits()
+	bits = len(e.bits.p)*8 + int(e.bits.n)
 	e.bits.put(0, 7)
-	return append(e.bits.p, 0, 0, 0, 0, 0, 0, 0, 0), bitLen, crc
+	return append(e.bits.p, 0, 0, 0, 0, 0, 0, 0, 0), bits, crc
 }
 
-// first returns the row that is the block itself.
-func first(rows []uint32) (at int) {
-	for i, row := range rows {
-		if row&rowPlace == 1 {
-			return i
+// checksum returns the checksum of a block whose runs are short.
+func (e *encoder) checksum(text []byte) uint32 {
+	table, c := crc(), ^uint32(0)
+	x := expander{src: text}
+	for {
+		n := x.expand(e.long[:])
+		if n == 0 {
+			return ^c
 		}
+		c = table.update(c, e.long[:n])
 	}
-	return 0
 }
 
-func usedBytes(p []byte) []byte {
-	var has [256]bool
-	for _, b := range p {
-		has[b] = true
-	}
-	var used []byte
-	for b, h := range has {
-		if h {
-			used = append(used, byte(b))
-		}
-	}
-	return used
+// firstRow returns which of rows is the block itself.
+func firstRow(rows []uint32) int {
+	return slices.IndexFunc(rows, func(row uint32) bool { return row&rowPlace == 1 })
 }
 
-// header writes the bytes in use, the selectors and the tables.
+// header writes the bytes in use, the selectors and the codes.
 func (e *encoder) header(used []byte) {
 	var rows uint64
 	var cols [16]uint64
@@ -130,12 +91,12 @@ func (e *encoder) header(used []byte) {
 		recent[0] = t
 	}
 	for t := range e.coder.tables {
-		e.table(e.coder.length[t][:e.coder.alphabet])
+		e.code(e.coder.lengths[t][:len(used)+2])
 	}
 }
 
-// table writes the lengths of a code: each as steps up or down from the one before.
-func (e *encoder) table(lengths []uint8) {
+// code writes the lengths of a code: each as steps up or down from the one before.
+func (e *encoder) code(lengths []uint8) {
 	l := lengths[0]
 	e.bits.put(uint64(l), 5)
 	for _, want := range lengths {
@@ -151,44 +112,70 @@ func (e *encoder) table(lengths []uint8) {
 
 // symbols writes the symbols.
 func (e *encoder) symbols() {
-	var tables [maxTables][512]uint32
 	for t := range e.coder.tables {
-		codes(e.coder.length[t][:e.coder.alphabet], &tables[t])
+		assignCodes(e.coder.lengths[t][:e.coder.alphabet], &e.codes[t])
 	}
 	symbols := e.mover.symbols
-	p, buf, n := e.bits.p, e.bits.buf, e.bits.n
 	for _, t := range e.coder.selectors {
-		table := &tables[t]
 		group := symbols[:min(groupSize, len(symbols))]
+		e.bits.group(group, &e.codes[t])
 		symbols = symbols[len(group):]
-		if cap(p)-len(p) < groupSize*longestCode/8+16 {
-			p = slices.Grow(p, 1<<16)
-		}
-		out := p[:cap(p)]
-		at := len(p)
-		for _, s := range group {
-			code := table[s&511]
-			buf |= uint64(code>>8) << ((64 - code&255 - uint32(n)) & 63)
-			n += uint(code & 255)
-			binary.BigEndian.PutUint64(out[at:], buf)
-			at += int(n >> 3)
-			buf <<= n & 0x38 & 63
-			n &= 7
-		}
-		p = out[:at]
 	}
-	e.bits.p, e.bits.buf, e.bits.n = p, buf, n
 }
 
-// checksum returns the checksum of a block, whose runs are short.
-func (e *encoder) checksum(text []byte) uint32 {
-	table, c := crc(), ^uint32(0)
-	x := expander{src: text}
-	for {
-		n := x.expand(e.long[:])
-		if n == 0 {
-			return ^c
+// A bitWriter appends bits, the most significant first.
+type bitWriter struct {
+	p   []byte // the whole bytes
+	buf uint64 // the bits after them, from the top down; below them zeros
+	n   uint   // how many these are, up to 7
+}
+
+// put appends the lowest k bits of v, up to 56, above which v is zero.
+func (w *bitWriter) put(v uint64, k uint) {
+	w.buf |= v << ((64 - k - w.n) & 63)
+	for w.n += k; w.n >= 8; w.n -= 8 {
+		w.p = append(w.p, byte(w.buf>>56))
+		w.buf <<= 8
+	}
+}
+
+// group appends the codes of at most groupSize symbols. A code has its length in
+// the lowest 8 bits.
+func (w *bitWriter) group(symbols []uint16, codes *[512]uint32) {
+	at := len(w.p)
+	w.p = slices.Grow(w.p, groupSize*longestCode/8+8)
+	p, buf, n := w.p[:cap(w.p)], w.buf, w.n
+	for len(symbols) > 0 {
+		// Two at a time, for each waits for where the one before it ends.
+		code := codes[symbols[0]&511]
+		v, k := uint64(code>>8), code&255
+		if len(symbols) > 1 {
+			code = codes[symbols[1]&511]
+			v, k = v<<(code&63)|uint64(code>>8), k+code&255
+			symbols = symbols[1:]
 		}
-		c = table.update(c, e.long[:n])
+		symbols = symbols[1:]
+		buf |= v << ((64 - uint(k) - n) & 63)
+		n += uint(k)
+		binary.BigEndian.PutUint64(p[at:], buf)
+		at += int(n / 8)
+		buf <<= n & 0x38
+		n &= 7
+	}
+	w.p, w.buf, w.n = p[:at], buf, n
+}
+
+// join appends the first n bits of p, behind which there are 8 bytes more.
+func (w *bitWriter) join(p []byte, n int) {
+	for ; n >= 64; n -= 64 {
+		v := binary.BigEndian.Uint64(p)
+		w.p = binary.BigEndian.AppendUint64(w.p, w.buf|v>>(w.n&63))
+		w.buf = v << 1 << ((63 - w.n) & 63)
+		p = p[8:]
+	}
+	for ; n > 0; n -= 8 {
+		k := uint(min(n, 8))
+		w.put(uint64(p[0]>>(8-k)), k)
+		p = p[1:]
 	}
 }

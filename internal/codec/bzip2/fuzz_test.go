@@ -87,3 +87,49 @@ func FuzzColumn(f *testing.F) {
 		}
 	})
 }
+
+// FuzzWriter packs anything, some of it several times, and unpacks it again; the
+// standard library must agree, and many goroutines make what one makes.
+func FuzzWriter(f *testing.F) {
+	f.Add([]byte("banana"), uint16(1), uint8(0))
+	f.Add([]byte{0}, uint16(60_000), uint8(3))
+	f.Add([]byte{5, 5, 5, 5, 251}, uint16(9_000), uint8(100))
+	f.Add(words(1, 3000), uint16(40), uint8(7))
+	f.Fuzz(func(t *testing.T, data []byte, times uint16, noisy uint8) {
+		if len(data) > 100_000 {
+			return
+		}
+		data = bytes.Repeat(data, 1+min(int(times), 300_000/(len(data)+1)))
+		for i := range noise(uint64(noisy), int(noisy)) {
+			if len(data) > 0 {
+				data[(i+1)*7919%len(data)] ^= noisy
+			}
+		}
+		p := packed(t, data, 1, 1, 1<<20)
+		if again := packed(t, data, 1, 3, 1+int(times)); !bytes.Equal(p, again) {
+			t.Errorf("one goroutine makes %d bytes, three %d others", len(p), len(again))
+		}
+		if got, err := unpack(t, bytes.NewReader(p), 2); err != nil || !bytes.Equal(got, data) {
+			t.Errorf("%d bytes come out of %d: %v", len(got), len(data), err)
+		}
+		if got, err := io.ReadAll(stdlib.NewReader(bytes.NewReader(p))); err != nil || !bytes.Equal(got, data) {
+			t.Errorf("the standard library makes %d bytes of %d: %v", len(got), len(data), err)
+		}
+	})
+}
+
+// FuzzSort compares with the simplest way to sort rotations.
+func FuzzSort(f *testing.F) {
+	f.Add([]byte("abracadabra"), uint8(2))
+	f.Add(bytes.Repeat([]byte{1, 0}, 60), uint8(0))
+	f.Add([]byte("\x00\x00\x00\x00\xfb\x00\x00\x00\x00\xfb\x01"), uint8(9))
+	f.Fuzz(func(t *testing.T, text []byte, times uint8) {
+		text = bytes.Repeat(text, 1+int(times)%10)
+		if len(text) == 0 || len(text) > 3000 {
+			return
+		}
+		for _, s := range sorters() {
+			mustSort(t, s, text)
+		}
+	})
+}

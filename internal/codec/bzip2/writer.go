@@ -64,18 +64,19 @@ func NewWriter(w io.Writer, level, workers int) (*Writer, error) {
 	return z, nil
 }
 
-// WriterMemory returns how many bytes of buffers a Writer with so many workers
-// makes at most.
+// WriterMemory returns how many bytes of buffers a Writer of that level with so many
+// workers makes at most.
 func WriterMemory(level, workers int) int64 {
 	const (
-		row, star, grouped, keyed, symbol = 4, 4, 8, 16, 2 // bytes of one
-		tables                            = 700 << 10      // of an encoder, but for its big buffers
+		row, symbol      = 4, 2      // bytes for each byte of a block
+		star, group, key = 4, 8, 16  // for every second one
+		tables           = 640 << 10 // of an encoder, but for its big buffers
 	)
 	n := int64(level * levelSize)
-	each := n*(row+symbol) + n/2*(star+grouped+keyed) + tables
-	packed := n + n/8 + 8<<10 // what a block takes that cannot be packed, and room to write into
+	encoder := n*(row+symbol) + n/2*(star+group+key) + tables
+	packed := int64(packedRoom(level * levelSize))
 	workers = count(workers)
-	return int64(workers)*each + int64(workers+2)*(n+around+packed) + packed
+	return int64(workers)*encoder + int64(workers+2)*(n+packed) + packed
 }
 
 // Write packs p. An error of the underlying writer comes back from a later call,
@@ -104,6 +105,7 @@ func (z *Writer) begin() {
 	z.piece = <-z.free
 	if z.piece.text == nil {
 		z.piece.text = make([]byte, 1, 1+z.level*levelSize+around)
+		z.piece.out = make([]byte, 0, packedRoom(z.level*levelSize))
 	}
 	z.runs.reset(z.piece.text[:1], z.level)
 }
@@ -137,14 +139,14 @@ func (z *Writer) Close() error {
 func (z *Writer) encode() {
 	e := newEncoder()
 	for c := range z.work {
-		c.out, c.bits, c.crc = e.encode(c.out[:0], c.text, c.n)
+		c.out, c.bits, c.crc = e.encode(c.out, c.text, c.n)
 		c.ready <- struct{}{}
 	}
 }
 
 // join writes what was encoded, in order, as one stream.
 func (z *Writer) join() {
-	var w bitWriter
+	w := bitWriter{p: make([]byte, 0, packedRoom(z.level*levelSize))}
 	w.put(uint64('B')<<24|'Z'<<16|'h'<<8|uint64('0'+z.level), 32)
 	crc := uint32(0)
 	var err error

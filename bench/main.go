@@ -33,6 +33,7 @@ var scenes = []scene{
 	{"verify", (*bench).withVerify},
 	{"packed", (*bench).packedImage},
 	{"unpack", (*bench).unpacking},
+	{"pack", (*bench).packing},
 	{"single", (*bench).oneCard},
 	{"many", (*bench).manyCards},
 	{"used", (*bench).usedOnly},

@@ -138,26 +138,35 @@ func inspect(ctx context.Context, c console, o *inspectOptions, name string) (tu
 	return ins.out, err
 }
 
-// find finds out whether the name is that of a card.
-func (ins *inspector) find() error {
-	if ins.path == "-" {
-		return nil
+// findCard finds out whether a name is that of a card, and of which.
+func findCard(name string) (d device.Disk, ok bool, err error) {
+	if name == "-" {
+		return d, false, nil
 	}
-	if fi, err := os.Stat(ins.path); err == nil && fi.Mode()&fs.ModeDevice == 0 {
-		return nil // a file
+	if fi, err := os.Stat(name); err == nil && fi.Mode()&fs.ModeDevice == 0 {
+		return d, false, nil // a file
 	} else if errors.Is(err, fs.ErrPermission) {
-		return err
+		return d, false, err
 	}
-	d, err := device.System{}.Find(ins.path)
+	d, err = device.System{}.Find(name)
 	switch {
 	case err != nil:
-		return err
+		return d, false, err
 	case d.Bus == device.BusFile && d.Size <= 0:
-		return fmt.Errorf("there is no image and no card %s", ins.path)
+		return d, false, fmt.Errorf("there is no image and no card %s", name)
 	case d.Bus == device.BusFile:
-		return nil
+		return d, false, nil
 	case d.Size == 0:
-		return fmt.Errorf("there is no card in slot %s (%s); put one in", d.Slot, d.Path)
+		return d, false, fmt.Errorf("there is no card in slot %s (%s); put one in", d.Slot, d.Path)
+	}
+	return d, true, nil
+}
+
+// find finds out whether the name is that of a card.
+func (ins *inspector) find() error {
+	d, ok, err := findCard(ins.path)
+	if err != nil || !ok {
+		return err
 	}
 	ins.path = d.Path
 	ins.out.Device = station.Clean(fmt.Sprintf("%s in slot %s", d.Path, d.Slot))

@@ -36,7 +36,7 @@ const (
 // look opens the image and looks at the disk in it: at any place where that can be,
 // else as it passes by.
 func (ins *inspector) look(ctx context.Context) error {
-	o := image.Options{BMap: ins.o.bmap, Store: ins.store()}
+	o := image.Options{BMap: ins.o.bmap, Store: storeAt(ins.o.store)}
 	if ins.path == "-" { // which may come by once, and is read as it is then
 		o = image.Options{BMap: "none", Digest: ins.o.digest}
 	}
@@ -70,9 +70,8 @@ func (ins *inspector) open(ctx context.Context, o image.Options) (*image.Image, 
 	return image.Open(ctx, ins.path, o)
 }
 
-// store returns where unpacked copies are looked for.
-func (ins *inspector) store() *image.Store {
-	dir := ins.o.store
+// storeAt returns where unpacked copies are looked for, as --store says.
+func storeAt(dir string) *image.Store {
 	if dir == "off" {
 		return nil
 	}

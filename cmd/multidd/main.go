@@ -112,7 +112,7 @@ The words of dd work as well: multidd if=IMAGE of=CARD of=CARD bs=4M
 	root.SetIn(c.in)
 	root.SetOut(c.out)
 	root.SetErr(c.err)
-	root.AddCommand(newWrite(c), newDevices(c), newCapture(c), newInspect(c), newDDHelp(), newMan(root), newExitCodes())
+	root.AddCommand(newWrite(c), newDevices(c), newCapture(c), newInspect(c), newBuild(c), newExtract(c), newDDHelp(), newMan(root), newExitCodes())
 	return root
 }
 

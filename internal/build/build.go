@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -29,6 +30,9 @@ type Options struct {
 	// content; "": the system's.
 	Scratch string
 	Create  image.CreateOptions
+	// Fiasco is the name under which a flashable root is packed for a Nokia flasher, too;
+	// "": it is not.
+	Fiasco string
 	// Step is told what is being done, in a few words; nil: nobody is.
 	Step func(string)
 }
@@ -60,7 +64,9 @@ type identities struct {
 	parts []string
 }
 
-// Build makes the image that a recipe describes, under the name out.
+// Build makes the image that a recipe describes, under the name out. With any error there
+// is nothing of that name, or what was there before. Errors are ErrTool where a tool is
+// missing, and fs.ErrExist where an image is there already.
 func Build(ctx context.Context, r *Recipe, out string, o Options) (rep Report, err error) {
 	if o.Step == nil {
 		o.Step = func(string) {}
@@ -68,12 +74,25 @@ func Build(ctx context.Context, r *Recipe, out string, o Options) (rep Report, e
 	if err := r.findTools(); err != nil {
 		return rep, err
 	}
+	if o.Fiasco != "" {
+		if err := r.checkFiasco(o.Fiasco, o.Create.Force); err != nil {
+			return rep, fmt.Errorf("pack for a Nokia flasher: %w", err)
+		}
+	}
+	w, err := r.create(out, o.Create)
+	if err != nil {
+		return rep, err
+	}
+	defer w.Abort()
 	scratch, err := os.MkdirTemp(o.Scratch, "multidd-build-")
 	if err != nil {
 		return rep, fmt.Errorf("make a scratch directory: %w", err)
 	}
 	defer os.RemoveAll(scratch)
-	l := &loader{r: r, scratch: scratch, now: o.Now}
+	if scratch, err = filepath.Abs(scratch); err != nil {
+		return rep, err
+	}
+	l := &loader{r: r, scratch: scratch}
 	defer l.close()
 	b := &builder{r: r, o: o, scratch: scratch, tool: tool{now: o.Now}}
 	if err := b.load(ctx, l); err != nil {
@@ -85,20 +104,41 @@ func Build(ctx context.Context, r *Recipe, out string, o Options) (rep Report, e
 	if err := b.assemble(ctx); err != nil {
 		return rep, err
 	}
-	o.Step("pack")
-	if rep.Made, rep.Used, err = b.pack(ctx, out); err != nil {
+	if err := b.pack(ctx, w, &rep); err != nil {
 		return rep, err
 	}
+	b.report(&rep)
+	return rep, nil
+}
+
+// create begins to make the image, so that what stands in its way is said at once.
+func (r *Recipe) create(out string, o image.CreateOptions) (*image.Writer, error) {
+	if r.isFlash() { // what is to be flashed is a plain file without a map
+		o.NoMap = true
+		if o.Format == "" && codec.ByName(out) == codec.Raw && out != "-" {
+			o.Format = codec.Raw
+		}
+	}
+	return image.Create(out, o)
+}
+
+// report says what was built.
+func (b *builder) report(rep *Report) {
 	rep.Size, rep.Digest, rep.Revision = b.size, b.digest, b.revision
 	for i, p := range b.places {
-		x := &r.Partitions[i]
-		pr := PartReport{Number: b.number(i), Off: p.off, Size: p.size, FS: x.FS, Label: x.Label, UUID: b.ids.fs[i]}
+		x := &b.r.Partitions[i]
+		pr := PartReport{Number: b.number(i), Off: p.off, Size: p.size, FS: x.FS, Label: x.Label}
+		switch {
+		case x.FS == "fat":
+			pr.UUID = strings.ToUpper(b.serial(i)[:4] + "-" + b.serial(i)[4:])
+		case kinds[x.FS].uuid:
+			pr.UUID = b.ids.fs[i]
+		}
 		if b.trees[i] != nil {
 			pr.Totals = b.trees[i].Totals()
 		}
 		rep.Parts = append(rep.Parts, pr)
 	}
-	return rep, nil
 }
 
 type builder struct {
@@ -114,6 +154,11 @@ type builder struct {
 	places   []place
 	size     int64
 	disk     string // the image's raw file
+}
+
+// serial returns the serial number of a FAT, eight digits.
+func (b *builder) serial(i int) string {
+	return strings.ReplaceAll(cmp.Or(b.r.Partitions[i].UUID, b.ids.fs[i]), "-", "")[:8]
 }
 
 // number returns the number the kernel will give a partition.
@@ -153,6 +198,7 @@ func (b *builder) load(ctx context.Context, l *loader) error {
 			var d string
 			if d, err = t.Digest(); err == nil {
 				fmt.Fprintln(h, d)
+				date(t, b.o.Now)
 			}
 		}
 		if err != nil {
@@ -299,7 +345,7 @@ func (b *builder) make(ctx context.Context, i int, size int64) error {
 		return err
 	}
 	b.files[i] = filepath.Join(dir, "fs")
-	j := &job{p: p, file: b.files[i], size: size, tree: b.trees[i], uuid: b.ids.fs[i], tool: b.tool, dir: dir}
+	j := &job{p: p, file: b.files[i], size: size, tree: b.trees[i], uuid: b.ids.fs[i], serial: b.serial(i), tool: b.tool, dir: dir}
 	if err := kinds[p.FS].make(ctx, j); err != nil {
 		return fmt.Errorf("partition %d: make %s: %w", i+1, p.FS, err)
 	}
@@ -374,50 +420,62 @@ func allZero(p []byte) bool {
 }
 
 // pack makes the image out of the raw file: only what is used.
-func (b *builder) pack(ctx context.Context, out string) (made image.Made, used int64, err error) {
+func (b *builder) pack(ctx context.Context, w *image.Writer, rep *Report) error {
+	b.o.Step("pack")
 	f, err := os.Open(b.disk)
 	if err != nil {
-		return made, 0, err
+		return err
 	}
 	defer f.Close()
-	m := block.Whole(b.size)
-	create := b.o.Create
-	if b.r.isFlash() { // what is to be flashed is a plain file
-		create.NoMap = true
-		if create.Format == "" && codec.ByName(out) == codec.Raw && out != "-" {
-			create.Format = codec.Raw
-		}
-	} else {
-		disk, err := volume.Look(f, b.size)
-		if err != nil {
-			return made, 0, err
-		}
-		for _, p := range disk.Dirty() {
-			return made, 0, fmt.Errorf("partition %d: what was made is not right: %s", p.Number, p.FS.Why)
-		}
-		m = disk.Map()
-	}
-	w, err := image.Create(out, create)
+	used, err := b.used(f)
 	if err != nil {
-		return made, 0, err
+		return err
 	}
-	defer w.Abort()
 	buf := make([]byte, 1<<20)
-	for _, e := range m.Used {
+	for _, e := range used.Used {
 		for at := e.Off; at < e.End(); {
 			if ctx.Err() != nil {
-				return made, 0, context.Cause(ctx)
+				return context.Cause(ctx)
 			}
 			p := buf[:min(int64(len(buf)), e.End()-at)]
 			if _, err := f.ReadAt(p, at); err != nil {
-				return made, 0, err
+				return err
 			}
 			if _, err := w.WriteAt(p, at); err != nil {
-				return made, 0, err
+				return err
 			}
 			at += int64(len(p))
 		}
 	}
-	made, err = w.Close(b.size)
-	return made, m.Bytes(), err
+	var nokia *fiasco
+	if b.o.Fiasco != "" {
+		b.o.Step("pack for a Nokia flasher")
+		if nokia, err = b.packFiasco(ctx, b.o.Fiasco, b.o.Create.Force); err != nil {
+			return fmt.Errorf("pack for a Nokia flasher: %w", err)
+		}
+		defer nokia.abort()
+	}
+	rep.Used = used.Bytes()
+	if rep.Made, err = w.Close(b.size); err != nil {
+		return err
+	}
+	if err := nokia.commit(); err != nil {
+		return fmt.Errorf("%s is complete, but not what was packed for a Nokia flasher: %w", rep.Made.Path, err)
+	}
+	return nil
+}
+
+// used returns what of the disk is used; all of what is to be flashed is.
+func (b *builder) used(f *os.File) (block.Map, error) {
+	if b.r.isFlash() {
+		return block.Whole(b.size), nil
+	}
+	disk, err := volume.Look(f, b.size)
+	if err != nil {
+		return block.Map{}, err
+	}
+	for _, p := range disk.Dirty() {
+		return block.Map{}, fmt.Errorf("partition %d: what was made is not right: %s", p.Number, p.FS.Why)
+	}
+	return disk.Map(), nil
 }

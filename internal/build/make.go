@@ -9,7 +9,6 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 
 	"multidd/internal/tree"
 	"multidd/internal/volume/ext"
@@ -18,13 +17,14 @@ import (
 
 // A job is a file system to be made.
 type job struct {
-	p    *Partition
-	file string // that it is made in; of size bytes if size is not Fit
-	size int64  // bytes; Fit: as the content asks for
-	tree *tree.Tree
-	uuid string // in the usual form
-	tool tool
-	dir  string // scratch
+	p      *Partition
+	file   string // that it is made in; of size bytes if size is not Fit
+	size   int64  // bytes; Fit: as the content asks for
+	tree   *tree.Tree
+	uuid   string // in the usual form
+	serial string // of a FAT: eight digits
+	tool   tool
+	dir    string // scratch
 }
 
 // A kind is a kind of file system.
@@ -156,14 +156,6 @@ func (j *job) extGuess() int64 {
 	return n + n/10 + 8<<20
 }
 
-// volumeID makes the serial number of a FAT from a UUID.
-func (j *job) volumeID() string {
-	if len(j.p.UUID) == 9 { // as it is shown: 1234-ABCD
-		return strings.ReplaceAll(j.p.UUID, "-", "")
-	}
-	return j.uuid[:8]
-}
-
 func makeFAT(ctx context.Context, j *job) error {
 	totals := j.tree.Totals()
 	guess := totals.Bytes + int64(totals.Names)*4096
@@ -173,7 +165,7 @@ func makeFAT(ctx context.Context, j *job) error {
 			return err
 		}
 		defer f.Close()
-		args := []string{"--invariant", "-i", j.volumeID()}
+		args := []string{"--invariant", "-i", j.serial}
 		if j.p.Label != "" {
 			args = append(args, "-n", j.p.Label)
 		}

@@ -26,6 +26,7 @@ var packages = map[string]string{
 type tool struct {
 	now   time.Time
 	stdin io.Reader
+	dir   string // where they run; "": here
 }
 
 // find returns where a program is: tools that make file systems are often not where
@@ -50,7 +51,7 @@ func (t tool) run(ctx context.Context, name string, args []string, ok ...int) (s
 		return "", err
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Stdin = t.stdin
+	cmd.Stdin, cmd.Dir = t.stdin, t.dir
 	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "TZ=UTC", "E2FSPROGS_FAKE_TIME="+t.seconds(), "E2FSCK_TIME="+t.seconds(), "SOURCE_DATE_EPOCH="+t.seconds())
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out

@@ -17,11 +17,26 @@ import (
 	"multidd/internal/tree"
 )
 
+// undated is the time of what is made here, until the digest of the inputs is known, which
+// does not depend on the clock. No file has it.
+var undated = time.Unix(0, 1)
+
+// date gives all that is undated its time.
+func date(t *tree.Tree, now time.Time) {
+	set := func(n *tree.Node) {
+		if n.ModTime.Equal(undated) {
+			n.ModTime = now
+		}
+	}
+	all, _ := tree.ParsePattern("/**") // it is right
+	t.ChangeAll(all, set)
+	_ = t.Change(".", set) // it is there
+}
+
 // loader reads trees. What it opens stays open until close.
 type loader struct {
 	r       *Recipe
 	scratch string
-	now     time.Time
 	closers []func() error
 }
 
@@ -34,7 +49,7 @@ func (l *loader) close() {
 // partition lays the trees of a partition over one another and applies its rules.
 func (l *loader) partition(ctx context.Context, p *Partition) (*tree.Tree, error) {
 	t := tree.New()
-	_ = t.Change(".", func(n *tree.Node) { n.ModTime = l.now })
+	_ = t.Change(".", func(n *tree.Node) { n.ModTime = undated })
 	for i := range p.Trees {
 		s := &p.Trees[i]
 		upper, err := l.source(ctx, s)
@@ -42,7 +57,7 @@ func (l *loader) partition(ctx context.Context, p *Partition) (*tree.Tree, error
 			err = exclude(upper, s.Exclude)
 		}
 		if err == nil {
-			upper, err = moved(upper, s, l.now)
+			upper, err = moved(upper, s)
 		}
 		if err == nil {
 			err = t.Lay(upper)
@@ -82,7 +97,7 @@ func exclude(t *tree.Tree, patterns []string) error {
 }
 
 // moved puts a tree where it belongs in the file system, and gives it its owner.
-func moved(t *tree.Tree, s *Source, now time.Time) (*tree.Tree, error) {
+func moved(t *tree.Tree, s *Source) (*tree.Tree, error) {
 	if s.Owner != nil {
 		all, _ := tree.ParsePattern("/**") // it is right
 		own := func(n *tree.Node) { n.UID, n.GID = s.Owner.UID, s.Owner.GID }
@@ -94,7 +109,7 @@ func moved(t *tree.Tree, s *Source, now time.Time) (*tree.Tree, error) {
 		return t, nil
 	}
 	at := tree.New()
-	_ = at.Change(".", func(n *tree.Node) { n.ModTime = now })
+	_ = at.Change(".", func(n *tree.Node) { n.ModTime = undated })
 	err := t.Walk(func(p string, n *tree.Node) error {
 		if n.Mode.IsDir() {
 			n = n.Bare()
@@ -113,7 +128,7 @@ func (l *loader) devices(t *tree.Tree, name string) error {
 		return fmt.Errorf("devices: %w", err)
 	}
 	defer f.Close()
-	if err := t.ApplyTable(f, l.now); err != nil {
+	if err := t.ApplyTable(f, undated); err != nil {
 		return fmt.Errorf("devices: %s: %w", name, err)
 	}
 	return nil
@@ -151,7 +166,7 @@ func (l *loader) source(ctx context.Context, s *Source) (*tree.Tree, error) {
 	t := tree.New()
 	var n *tree.Node
 	if s.Text != nil {
-		n = tree.File([]byte(*s.Text), 0o644, l.now)
+		n = tree.File([]byte(*s.Text), 0o644, undated)
 	} else {
 		name := l.r.path(s.File)
 		st, err := os.Stat(name)

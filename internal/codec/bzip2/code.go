@@ -138,15 +138,15 @@ func (c *coder) fit(lengths []uint8, counts []uint32) {
 	for s, n := range counts {
 		order[s] = uint64(max(n, 1))<<symbolBits | uint64(s)
 	}
+	slices.Sort(order)
 	for {
-		slices.Sort(order)
 		for i, o := range order {
 			tree[i] = uint32(o >> symbolBits)
 		}
 		if codeLengthsOf(tree); tree[0] <= longestCode {
 			break
 		}
-		for i, o := range order {
+		for i, o := range order { // which leaves the order as it is
 			order[i] = (o>>symbolBits/2+1)<<symbolBits | o&symbolMask
 		}
 	}

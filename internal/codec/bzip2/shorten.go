@@ -7,22 +7,21 @@ import (
 )
 
 const (
-	// longest is the longest run that is written as one: longer ones, which the
-	// format allows, no packer makes.
+	// longest is the longest run that is written as one. The format has room for
+	// 259 bytes, but bzip2 makes none longer than this.
 	longest = 255
 
-	// spare is how much of a block bzip2 leaves free, in bytes.
+	// spare is what bzip2 leaves free of a block, in bytes, so that the last runs
+	// fit in any case.
 	spare = 19
-
-	runSize = 5 // bytes a run takes at most once it is short
 )
 
 // A shortener shortens runs: of four equal bytes and up to 251 more it makes the
 // four and the number of the others. What it makes depends only on the bytes,
 // not on how they were cut when they came.
 type shortener struct {
-	dst  []byte // what was made; has room for limit+runSize
-	most int    // the block is full when it has this many bytes, or somewhat more
+	dst  []byte // what was made; has room for a block of the level
+	most int    // the block is full when dst is as long as this, or a little longer
 	b    byte   // what the run that may go on is made of
 	run  int    // its length, which is not yet in dst
 }
@@ -69,7 +68,8 @@ func (s *shortener) add(p []byte) (taken int) {
 	return taken
 }
 
-// quick does the same for most of p, from where a run begins.
+// quick does the same with most of p, which begins with a new run: eight bytes at
+// a time.
 func (s *shortener) quick(p []byte) int {
 	i, n := 0, len(s.dst)
 	begin := 0 // of what was copied since the last long run
@@ -90,29 +90,13 @@ func (s *shortener) quick(p []byte) int {
 			continue
 		}
 		k := bits.TrailingZeros64(zero) / 8
-		i, n = i+k, n+k
-		long := runLength(p[i:])
-		b0 := p[i]
-		for ; long > longest && n < s.most; long -= longest {
-			copy(dst[n:], []byte{b0, b0, b0, b0, longest - 4})
-			i, n = i+longest, n+runSize
-		}
-		if n >= s.most {
-			s.dst = dst[:n]
+		s.dst = dst[:n+k]
+		i += k
+		i += s.long(p[i:])
+		if s.run > 0 || s.full() {
 			return i
 		}
-		if i+long == len(p) || long == longest {
-			// It may go on.
-			i += long
-			s.dst, s.b, s.run = dst[:n], b0, long
-			return i
-		}
-		i += long
-		begin = i
-		copy(dst[n:], []byte{b0, b0, b0, b0, byte(long - 4)})
-		if n += runSize; long < 4 {
-			n += long - runSize
-		}
+		begin, n = i, len(s.dst)
 	}
 	// What was copied last may be the begin of a run.
 	run := 0
@@ -126,10 +110,22 @@ func (s *shortener) quick(p []byte) int {
 	return i
 }
 
+// long takes the run at the begin of p. If it may go on behind p, some of it waits.
+func (s *shortener) long(p []byte) (taken int) {
+	s.b = p[0]
+	for length := runLength(p); taken < length && !s.full(); s.end() {
+		s.run = min(length-taken, longest)
+		if taken += s.run; taken == len(p) {
+			break
+		}
+	}
+	return taken
+}
+
 // runLength returns how many bytes at the begin of p are equal.
 func runLength(p []byte) int {
 	const step = 1 << 10
-	i := 0
+	i := 0 // bytes that are like the one behind them
 	for i+step < len(p) && bytes.Equal(p[i:i+step], p[i+1:i+step+1]) {
 		i += step
 	}

@@ -137,8 +137,11 @@ func (z *Writer) Close() error {
 
 // encode encodes pieces.
 func (z *Writer) encode() {
-	e := newEncoder()
+	var e *encoder
 	for c := range z.work {
+		if e == nil {
+			e = newEncoder()
+		}
 		c.out, c.bits, c.crc = e.encode(c.out, c.text, c.n)
 		c.ready <- struct{}{}
 	}

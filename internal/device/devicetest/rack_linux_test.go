@@ -65,6 +65,10 @@ func TestARackHoldsItsCardsUntilItIsClosed(t *testing.T) {
 			if got := slices.Compact(slices.Sorted(slices.Values(paths))); len(got) != n {
 				t.Errorf("the cards are %v, want %d different ones", paths, n)
 			}
+			var gone []func() bool
+			for _, path := range paths {
+				gone = append(gone, leaving(t, path))
+			}
 			t.Run("Use", func(t *testing.T) { // its end closes what it opened
 				var written [][]byte
 				for i, path := range paths {
@@ -79,8 +83,8 @@ func TestARackHoldsItsCardsUntilItIsClosed(t *testing.T) {
 			if err := r.Close(); err != nil {
 				t.Error(err)
 			}
-			for _, path := range paths {
-				waitUntil(t, path+" is gone", func() bool { return !isBound(path) })
+			for i, path := range paths {
+				waitUntil(t, path+" is gone", gone[i])
 			}
 			if left, err := os.ReadDir(dir); len(left) > 0 || err != nil {
 				t.Errorf("left behind: %v, %v", left, err)

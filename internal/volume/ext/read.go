@@ -205,14 +205,34 @@ func (f *FileSystem) ReadFile(name string, limit int64) ([]byte, error) {
 	return b, err
 }
 
-// find resolves a path.
+// find returns the inode that a path leads to.
 func (f *FileSystem) find(name string) (inode, error) {
-	const maxLinks = 40
-	root, err := f.inode(rootIno)
+	at, missing, err := f.resolve(name)
+	if err == nil && missing != "" {
+		err = fmt.Errorf("%s: %w", name, fs.ErrNotExist)
+	}
 	if err != nil {
 		return inode{}, err
 	}
-	at := []inode{root}
+	return at[len(at)-1].inode, nil
+}
+
+// A step is an inode on the way to a file, and its name in the one before it.
+type step struct {
+	inode
+	name string
+}
+
+// resolve follows a path, and symbolic links in it, inside the file system. It returns
+// the way from the root. If the last part of the path is missing, and nothing else,
+// the way ends at the directory where it would be.
+func (f *FileSystem) resolve(name string) (at []step, missing string, err error) {
+	const maxLinks = 40
+	root, err := f.inode(rootIno)
+	if err != nil {
+		return nil, "", err
+	}
+	at = []step{{inode: root}}
 	todo := splitPath(name)
 	for links := 0; len(todo) > 0; {
 		word := todo[0]
@@ -223,37 +243,40 @@ func (f *FileSystem) find(name string) (inode, error) {
 			continue
 		}
 		if !tree.ModeOf(here.mode()).IsDir() {
-			return inode{}, fmt.Errorf("%s: a part of it is not a directory", name)
+			return nil, "", fmt.Errorf("%s: a part of it is not a directory", name)
 		}
-		entries, err := f.entries(here)
+		entries, err := f.entries(here.inode)
 		if err != nil {
-			return inode{}, fmt.Errorf("%s: %w", name, err)
+			return nil, "", fmt.Errorf("%s: %w", name, err)
 		}
 		i := slices.IndexFunc(entries, func(e entry) bool { return e.name == word })
-		if i < 0 {
-			return inode{}, fmt.Errorf("%s: %w", name, fs.ErrNotExist)
+		switch {
+		case i < 0 && len(todo) == 0:
+			return at, word, nil
+		case i < 0:
+			return nil, "", fmt.Errorf("%s: there is no directory %s: %w", name, word, fs.ErrNotExist)
 		}
 		next, err := f.inode(entries[i].ino)
 		if err != nil {
-			return inode{}, err
+			return nil, "", err
 		}
 		if tree.ModeOf(next.mode()).Type() != fs.ModeSymlink {
-			at = append(at, next)
+			at = append(at, step{next, word})
 			continue
 		}
 		if links++; links > maxLinks {
-			return inode{}, fmt.Errorf("%s: more than %d symbolic links", name, maxLinks)
+			return nil, "", fmt.Errorf("%s: more than %d symbolic links", name, maxLinks)
 		}
 		target, err := f.target(next)
 		if err != nil {
-			return inode{}, fmt.Errorf("%s: %w", name, err)
+			return nil, "", fmt.Errorf("%s: %w", name, err)
 		}
 		if target[0] == '/' {
 			at = at[:1]
 		}
 		todo = append(splitPath(target), todo...)
 	}
-	return at[len(at)-1], nil
+	return at, "", nil
 }
 
 // splitPath returns the parts of a path that lead anywhere.

@@ -164,7 +164,9 @@ func (l *lane) patched(ctx context.Context, p piece) (piece, error) {
 	}
 	b := l.patch.Apply(block.New(p.off, p.data, p.release))
 	l.claims.setSum(p.entry, verify.Sum(b.Data))
-	if l.delta { // it is only looked at
+	// Of one that is only looked at, or that nothing differs in, no copy is needed;
+	// for the latter the lane would hold two buffers meanwhile.
+	if l.delta || &b.Data[0] == &p.data[0] {
 		return piece{data: b.Data, off: b.Off, release: b.Release, entry: p.entry}, nil
 	}
 	defer b.Release()

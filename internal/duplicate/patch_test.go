@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"testing"
+	"testing/synctest"
 
 	"multidd/internal/block"
 	"multidd/internal/device/devicetest"
@@ -93,4 +94,31 @@ func TestAPatchBehindTheEndOfTheCardIsTooMuch(t *testing.T) {
 	if p := d.do(t); p.Phase != Failed || p.Verdict.Reason != verify.TooSmall {
 		t.Errorf("%v: %+v", p.Phase, p.Verdict)
 	}
+}
+
+// A tardy patch changes nothing, and is laid over a block when the source has filled
+// the window again.
+type tardy struct{ pieces }
+
+func (p tardy) Apply(b block.Block) block.Block {
+	synctest.Wait()
+	return b
+}
+
+// A lane whose patch is what the image has anyway needs no more buffers than any other:
+// with those that Buffers asks for, and not one more, the run comes to its end.
+func TestAPatchThatChangesNothingNeedsNoBuffer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		image := noise(3<<20, 53)
+		same := tardy{pieces{block.New(2<<20+100, image[2<<20+100:2<<20+blockSize], nil)}}
+		pool := block.NewPool(Buffers(1, 1, 1), blockSize)
+		card := newMemCard(len(image))
+		run := New(&imageSource{image: image, pool: pool}, pool, []Lane{{Target: card, Patch: same}}, int64(len(image)), Options{Window: 1, Depth: 1, NoProbe: true})
+		if err := run.Do(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if p := run.Progress(0); p.Phase != Good || !bytes.Equal(card.data, image) {
+			t.Errorf("%v: %+v", p.Phase, p.Verdict)
+		}
+	})
 }

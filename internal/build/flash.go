@@ -3,10 +3,7 @@ package build
 import (
 	"cmp"
 	"context"
-	"encoding/binary"
-	"errors"
 	"fmt"
-	"hash/crc32"
 	"maps"
 	"os"
 	"path/filepath"
@@ -66,6 +63,9 @@ func (f *flashTree) add(p string, n *tree.Node) error {
 	case isDevice && len(n.Xattrs) > 0:
 		return fmt.Errorf("/%s is a %s with extended attributes, which the tools for flash file systems do not keep", p, n.Kind())
 	case f.root && !isDevice:
+		if n.Mode.IsDir() {
+			n = n.Bare()
+		}
 		return f.plain.Put(p, n)
 	case letter == "" || p == ".":
 		if n.UID != 0 || n.GID != 0 {
@@ -139,6 +139,9 @@ func makeJFFS2(ctx context.Context, j *job) error {
 		args = append(args, "--pad")
 	}
 	if _, err := j.tool.run(ctx, "mkfs.jffs2", args); err != nil {
+		return err
+	}
+	if err := settleJFFS2(j.file, x.BigEndian, j.tool.now); err != nil {
 		return err
 	}
 	if x.Summary {
@@ -221,65 +224,4 @@ func makeUBI(ctx context.Context, j *job) error {
 		return err
 	}
 	return j.checkFlash()
-}
-
-// settleUBIFS takes out of a UBIFS what is different each time mkfs.ubifs makes it: the UUID
-// becomes the one that is given, and the times at which files were read and changed
-// become those of their content. Nodes and their checksums are described by the kernel's
-// fs/ubifs/ubifs-media.h.
-func settleUBIFS(name, uuid string) error {
-	b, err := os.ReadFile(name)
-	if err != nil {
-		return err
-	}
-	const (
-		nodeMagic  = 0x06101831
-		headerLen  = 24
-		inode      = 0
-		superblock = 6
-	)
-	le := binary.LittleEndian
-	sum := func(node []byte) uint32 { return ^crc32.ChecksumIEEE(node[8:]) }
-	id, err := parseUUID(uuid)
-	if err != nil {
-		return err
-	}
-	found := false
-	for at := 0; at+headerLen <= len(b); {
-		n := int(le.Uint32(b[at+16:]))
-		if le.Uint32(b[at:]) != nodeMagic || n < headerLen || n > len(b)-at || sum(b[at:at+n]) != le.Uint32(b[at+4:]) {
-			at += 8
-			continue
-		}
-		node := b[at : at+n]
-		switch kind := node[20]; {
-		case kind == superblock && n >= 124:
-			copy(node[108:], id[:])
-			found = true
-		case kind == inode && n >= 92:
-			copy(node[56:64], node[72:80]) // seconds of reading, as of the content
-			copy(node[64:72], node[72:80]) // and of any change
-			copy(node[80:84], node[88:92])
-			copy(node[84:88], node[88:92])
-		}
-		le.PutUint32(node[4:], sum(node))
-		at += (n + 7) &^ 7
-	}
-	if !found {
-		return errors.New("what mkfs.ubifs made is not as expected: it has no superblock")
-	}
-	return os.WriteFile(name, b, 0o600)
-}
-
-// parseUUID returns the bytes of a UUID in the usual form.
-func parseUUID(text string) (id [16]byte, err error) {
-	digits := strings.ReplaceAll(text, "-", "")
-	for i := range id {
-		v, err := strconv.ParseUint(digits[min(2*i, len(digits)):min(2*i+2, len(digits))], 16, 8)
-		if err != nil {
-			return id, fmt.Errorf("%q is no UUID", text)
-		}
-		id[i] = byte(v)
-	}
-	return id, nil
 }

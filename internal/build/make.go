@@ -227,7 +227,7 @@ func makeRaw(_ context.Context, j *job) error {
 
 // makeSquashfs gives sqfstar the tree as a tar, so that it needs no root.
 func makeSquashfs(ctx context.Context, j *job) error {
-	root := j.tree.Root() // which sqfstar does not take from a tar
+	root := j.tree.Root() // which sqfstar does not take from a tar; 4.5 gives it to whoever calls, all the same
 	args := []string{
 		"-quiet", "-no-progress", "-mkfs-time", j.tool.seconds(), "-root-mode", fmt.Sprintf("%o", root.UnixMode()&0o7777),
 		"-root-uid", fmt.Sprint(root.UID), "-root-gid", fmt.Sprint(root.GID), "-root-time", fmt.Sprint(max(0, root.ModTime.Unix())),
@@ -249,7 +249,7 @@ func makeSquashfs(ctx context.Context, j *job) error {
 		done <- err
 	}()
 	t := j.tool
-	t.stdin = r
+	t.stdin, t.noNow = r, true
 	_, err := t.run(ctx, "sqfstar", append(args, j.file))
 	r.Close()
 	if terr := <-done; terr != nil && !errors.Is(terr, io.ErrClosedPipe) {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,6 +28,7 @@ type tool struct {
 	now   time.Time
 	stdin io.Reader
 	dir   string // where they run; "": here
+	noNow bool   // they are not told the time, which some take for the latest there may be
 }
 
 // find returns where a program is: tools that make file systems are often not where
@@ -52,7 +54,7 @@ func (t tool) run(ctx context.Context, name string, args []string, ok ...int) (s
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Stdin, cmd.Dir = t.stdin, t.dir
-	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "TZ=UTC", "E2FSPROGS_FAKE_TIME="+t.seconds(), "E2FSCK_TIME="+t.seconds(), "SOURCE_DATE_EPOCH="+t.seconds())
+	cmd.Env = t.environment()
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err = cmd.Run()
@@ -69,6 +71,17 @@ func (t tool) run(ctx context.Context, name string, args []string, ok ...int) (s
 		return out.String(), fmt.Errorf("%s: %s", name, lastWords(out.String(), err))
 	}
 	return out.String(), nil
+}
+
+// environment returns the environment of a program.
+func (t tool) environment() []string {
+	const now = "SOURCE_DATE_EPOCH="
+	env := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, now) })
+	env = append(env, "LC_ALL=C.UTF-8", "TZ=UTC", "E2FSPROGS_FAKE_TIME="+t.seconds(), "E2FSCK_TIME="+t.seconds())
+	if !t.noNow {
+		env = append(env, now+t.seconds())
+	}
+	return env
 }
 
 func (t tool) seconds() string { return strconv.FormatInt(max(1, t.now.Unix()), 10) }

@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
+	"slices"
 
 	"multidd/internal/block"
 	"multidd/internal/duplicate"
@@ -148,8 +150,8 @@ func (f *fit) lost(tail []block.Extent) (block.Extent, error) {
 }
 
 // patch returns what comes behind the cut on a card of size bytes: on one that is
-// as large as the image, what the image has there, on a smaller one the backup of
-// its partition table, with what of the table changes for it; and on one that
+// as large as the image, what the image has there, on a smaller one zeros and the
+// backup of its partition table, with what of the table changes for it; and on one that
 // the last partition grows on, all that differs then. nil: nothing.
 func (f *fit) patch(size int64) (duplicate.Patch, error) {
 	if p, err := f.larger.patch(size); p != nil || err != nil {
@@ -158,17 +160,44 @@ func (f *fit) patch(size int64) (duplicate.Patch, error) {
 	if f.cut == 0 {
 		return nil, nil
 	}
-	var pieces []block.Block
-	var err error
-	switch {
-	case size == 0 || size >= f.disk.Size:
-		pieces, err = overlay.Take(f.base, f.tail)
-	case f.disk.Table == "gpt":
-		size -= size % int64(f.disk.Sector)
-		pieces, err = resize.Refit(f.base, f.disk, size, f.disk.Parts[len(f.disk.Parts)-1].End())
-	}
+	pieces, err := f.pieces(size)
 	if err != nil || len(pieces) == 0 {
 		return nil, err
 	}
 	return overlay.New(pieces)
+}
+
+// pieces returns what a card of size bytes gets instead of what is cut off.
+func (f *fit) pieces(size int64) ([]block.Block, error) {
+	if size == 0 || size >= f.disk.Size {
+		return overlay.Take(f.base, f.tail)
+	}
+	var table []block.Block
+	if f.disk.Table == "gpt" {
+		var err error
+		size -= size % int64(f.disk.Sector)
+		if table, err = resize.Refit(f.base, f.disk, size, f.disk.Parts[len(f.disk.Parts)-1].End()); err != nil {
+			return nil, err
+		}
+	}
+	// The rest of what is cut off are zeros (see lost). On the card they are not.
+	end := size // of the zeros: the table's backup is at the end of the card
+	for _, p := range table {
+		if p.Off >= f.cut {
+			end = min(end, p.Off)
+		}
+	}
+	pieces, zeros := table, make([]byte, 1<<20)
+	for _, e := range before(f.tail, end) {
+		for ; e.Len > 0; e = (block.Extent{Off: e.Off + int64(len(zeros)), Len: e.Len - int64(len(zeros))}) {
+			pieces = append(pieces, block.New(e.Off, zeros[:min(e.Len, int64(len(zeros)))], nil))
+		}
+	}
+	slices.SortFunc(pieces, func(a, b block.Block) int { return cmp.Compare(a.Off, b.Off) })
+	return pieces, nil
+}
+
+// before returns what of some extents lies before byte end.
+func before(extents []block.Extent, end int64) []block.Extent {
+	return station.CutMap(block.Map{Used: extents}, end).Used
 }

@@ -317,14 +317,13 @@ func TestIdentifiersChangeWithAllThatNamesThem(t *testing.T) {
 // to be searched and not there.
 func TestAReferenceThatCannotChangeIsARefusal(t *testing.T) {
 	tr := aSystem(10)
-	d := newDisk(t, 24, tr, "-t", "ext4")
 	for set, want := range map[string]string{
 		"disk-id = true\n[[reference]]\npath = \"/etc/none\"\n":   "is not in partition 2",
 		"disk-id = true\n[[reference]]\npath = \"/etc/binary\"\n": "is no text",
 		"uuids = [9]\n": "partition 9 is not in the image",
 	} {
 		must(t, tr.Put("etc/binary", tree.File([]byte("\x00root=PARTUUID=1a2b3c4d-02"), 0o644, then)))
-		d = newDisk(t, 24, tr, "-t", "ext4")
+		d := newDisk(t, 24, tr, "-t", "ext4")
 		e := New(d, d.look(), Options{Now: now})
 		if _, err := e.MakeAll(context.Background(), parse(t, set), rows(1)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", set, err)

@@ -146,8 +146,11 @@ func (f *FileSystem) listBlock(at int64) ([]byte, error) {
 func (f *FileSystem) open(n inode) (io.ReadCloser, error) {
 	if n.flags()&flagInline != 0 {
 		b, err := n.inline()
-		if err != nil || int64(len(b)) < n.size() {
+		if err != nil || n.size() > max(int64(len(b)), f.bs) {
 			return nil, errors.Join(err, errRuns)
+		}
+		if short := n.size() - int64(len(b)); short > 0 { // zeros at its end may be left out
+			b = append(b, make([]byte, short)...)
 		}
 		return io.NopCloser(bytes.NewReader(b[:n.size()])), nil
 	}

@@ -223,3 +223,23 @@ func FuzzSet(f *testing.F) {
 		}
 	})
 }
+
+// The page about identities promises what is understood.
+func TestTheTemplatesInTheDocsAreGood(t *testing.T) {
+	b, err := os.ReadFile("../../docs/identity.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(b), "```toml\n")
+	text, _, found := strings.Cut(text, "```")
+	if !found {
+		t.Fatal("there are none")
+	}
+	s, err := ParseSet([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Check([]Row{{Name: "a", Index: 1, Columns: map[string]string{"ip": "10.0.0.1"}}}); err != nil {
+		t.Error(err)
+	}
+}

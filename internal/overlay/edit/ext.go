@@ -390,8 +390,15 @@ func (x *extPart) readBack(pieces []block.Block, results []*result) error {
 		if err == nil {
 			b, err = fs.ReadFile(want.path, maxFile)
 		}
-		if err == nil && (!bytes.Equal(b, want.now) || p.Node.UnixMode()&0o7777 != want.mode || p.Node.UID != want.uid || p.Node.GID != want.gid) {
-			err = errors.New("its content, mode or owner differs")
+		if err == nil && !bytes.Equal(b, want.now) {
+			at := 0
+			for at < min(len(b), len(want.now)) && b[at] == want.now[at] {
+				at++
+			}
+			err = fmt.Errorf("%d bytes are there, and not %d; they differ from byte %d on", len(b), len(want.now), at)
+		}
+		if err == nil && (p.Node.UnixMode()&0o7777 != want.mode || p.Node.UID != want.uid || p.Node.GID != want.gid) {
+			err = errors.New("its mode or owner differs")
 		}
 		if err != nil {
 			return fmt.Errorf("%w: %s in %s: %w", errBack, want.path, nameOf(x.p), err)

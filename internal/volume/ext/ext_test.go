@@ -314,6 +314,48 @@ func TestOneFileIsFoundThroughLinks(t *testing.T) {
 	}
 }
 
+// Whoever leaves out the content of files must know all of it, and nothing else.
+func TestPlacesAndContentAreFound(t *testing.T) {
+	for _, args := range [][]string{{"-t", "ext4"}, {"-t", "ext2", "-b", "1024"}} {
+		f := empty(t, 24, args...)
+		tr := tree.New()
+		big := bytes.Repeat([]byte("content of a file "), 20_000)
+		must(t, tr.Put("a/big", tree.File(big, 0o640, then)))
+		must(t, tr.Put("b/again", tr.Lookup("a/big")))
+		must(t, tr.Put("to", &tree.Node{Mode: fs.ModeSymlink | 0o777, ModTime: then, Target: "/a"}))
+		must(t, Fill(f, tr))
+		v, err := Open(f)
+		must(t, err)
+		p, err := v.Find("to/big")
+		if err != nil || p.Path != "/a/big" || p.Name != "big" || p.Links != 2 || p.Node.Mode != 0o640 {
+			t.Errorf("%+v, %v", p, err)
+		}
+		if n, err := v.Find("to/new"); err != nil || n.Path != "/a/new" || n.Dir != p.Dir || n.Node != nil || n.Ino != 0 {
+			t.Errorf("%+v, %v", n, err)
+		}
+		if _, err := v.Find("to/none/new"); !errors.Is(err, fs.ErrNotExist) {
+			t.Error(err)
+		}
+		if _, err := v.Find("a/big/new"); err == nil {
+			t.Error("a file below a file")
+		}
+		var found []byte
+		must(t, v.Content(func(ino, off, n int64) error {
+			b := make([]byte, n)
+			_, err := f.ReadAt(b, off)
+			if ino == p.Ino {
+				found = append(found, b...)
+			} else {
+				t.Errorf("inode %d has content", ino)
+			}
+			return err
+		}))
+		if !bytes.HasPrefix(found, big) || len(found)-len(big) > 4096 {
+			t.Errorf("%d bytes of content, and not %d", len(found), len(big))
+		}
+	}
+}
+
 // What is fuzzed is not the whole of a file system but what is changed in one: seven bytes
 // say where, and what to.
 func FuzzRead(f *testing.F) {

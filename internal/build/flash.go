@@ -141,7 +141,7 @@ func makeJFFS2(ctx context.Context, j *job) error {
 	if _, err := j.tool.run(ctx, "mkfs.jffs2", args); err != nil {
 		return err
 	}
-	if err := settleJFFS2(j.file, x.BigEndian, j.tool.now); err != nil {
+	if err := settleJFFS2(j.file, x.BigEndian, j.tree); err != nil {
 		return err
 	}
 	if x.Summary {
@@ -157,27 +157,37 @@ func makeJFFS2(ctx context.Context, j *job) error {
 			return err
 		}
 	}
-	if st, err := os.Stat(j.file); err == nil && x.PadTo > 0 && st.Size() > int64(x.PadTo) {
-		return fmt.Errorf("what was made has %d bytes, and pad-to is %d: make it larger or leave something out", st.Size(), int64(x.PadTo))
+	if x.PadTo > 0 { // which sumtool does not know
+		if err := padFlash(j.file, int64(x.PadTo), "pad-to is"); err != nil {
+			return err
+		}
 	}
 	return j.checkFlash()
 }
 
 // checkFlash is as checkSize, for memory that is ones where nothing is written.
 func (j *job) checkFlash() error {
-	st, err := os.Stat(j.file)
-	if err != nil || Size(j.size) == Fit {
+	if Size(j.size) == Fit {
+		return nil
+	}
+	return padFlash(j.file, j.size, "the partition has")
+}
+
+// padFlash fills a file up to a size; what says whose size that is.
+func padFlash(name string, size int64, what string) error {
+	st, err := os.Stat(name)
+	if err != nil {
 		return err
 	}
-	if st.Size() > j.size {
-		return j.checkSize()
+	if st.Size() > size {
+		return fmt.Errorf("what was made has %d bytes, and %s %d: make it larger or leave something out", st.Size(), what, size)
 	}
-	f, err := os.OpenFile(j.file, os.O_WRONLY|os.O_APPEND, 0)
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND, 0)
 	if err != nil {
 		return err
 	}
 	ones := strings.Repeat("\xff", 64<<10)
-	for left := j.size - st.Size(); left > 0 && err == nil; left -= int64(len(ones)) {
+	for left := size - st.Size(); left > 0 && err == nil; left -= int64(len(ones)) {
 		_, err = f.WriteString(ones[:min(left, int64(len(ones)))])
 	}
 	return cmp.Or(err, f.Close())

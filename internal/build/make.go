@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"time"
 
 	"multidd/internal/tree"
 	"multidd/internal/volume/ext"
@@ -229,8 +230,7 @@ func makeRaw(_ context.Context, j *job) error {
 func makeSquashfs(ctx context.Context, j *job) error {
 	root := j.tree.Root() // which sqfstar does not take from a tar; 4.5 gives it to whoever calls, all the same
 	args := []string{
-		"-quiet", "-no-progress", "-mkfs-time", j.tool.seconds(), "-root-mode", fmt.Sprintf("%o", root.UnixMode()&0o7777),
-		"-root-uid", fmt.Sprint(root.UID), "-root-gid", fmt.Sprint(root.GID), "-root-time", fmt.Sprint(max(0, root.ModTime.Unix())),
+		"-quiet", "-no-progress", "-root-mode", fmt.Sprintf("%o", root.UnixMode()&0o7777), "-root-uid", fmt.Sprint(root.UID), "-root-gid", fmt.Sprint(root.GID),
 	}
 	if c := j.p.Squashfs.Compression; c != "" {
 		args = append(args, "-comp", c)
@@ -249,7 +249,7 @@ func makeSquashfs(ctx context.Context, j *job) error {
 		done <- err
 	}()
 	t := j.tool
-	t.stdin, t.noNow = r, true
+	t.stdin, t.now = r, j.latest()
 	_, err := t.run(ctx, "sqfstar", append(args, j.file))
 	r.Close()
 	if terr := <-done; terr != nil && !errors.Is(terr, io.ErrClosedPipe) {
@@ -259,6 +259,19 @@ func makeSquashfs(ctx context.Context, j *job) error {
 		return err
 	}
 	return j.checkSize()
+}
+
+// latest returns the time of the build or of the newest file: sqfstar takes the time that it
+// is told for the latest that a file may have.
+func (j *job) latest() time.Time {
+	t := j.tool.now
+	_ = j.tree.Walk(func(_ string, n *tree.Node) error {
+		if n.ModTime.After(t) {
+			t = n.ModTime
+		}
+		return nil
+	})
+	return t
 }
 
 // checkSize makes sure that what a tool made fits, and fills its file up.

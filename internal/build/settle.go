@@ -5,16 +5,26 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io/fs"
 	"os"
+	"path"
 	"strconv"
 	"strings"
-	"time"
+
+	"multidd/internal/tree"
+)
+
+// Nodes of a JFFS2 and where their fields are, as in the kernel's
+// include/uapi/linux/jffs2.h.
+const (
+	jffs2Magic  = 0x1985
+	jffs2Dirent = 0xe001
+	jffs2Inode  = 0xe002
 )
 
 // settleJFFS2 gives devices and pipes, which mkfs.jffs2 makes of the device table with the
-// time of the clock, the time of the build. Nodes and their checksums are described by
-// the kernel's include/uapi/linux/jffs2.h.
-func settleJFFS2(name string, bigEndian bool, now time.Time) error {
+// time of the clock, the times they have in the tree.
+func settleJFFS2(name string, bigEndian bool, t *tree.Tree) error {
 	b, err := os.ReadFile(name)
 	if err != nil {
 		return err
@@ -23,41 +33,62 @@ func settleJFFS2(name string, bigEndian bool, now time.Time) error {
 	if bigEndian {
 		order = binary.BigEndian
 	}
-	const (
-		nodeMagic   = 0x1985
-		dirent      = 0xe001
-		inode       = 0xe002
-		kindOfFile  = 0o170000
-		pipe        = 0o010000
-		charDevice  = 0o020000
-		blockDevice = 0o060000
-	)
-	isDevice := func(mode uint32) bool {
-		t := mode & kindOfFile
-		return t == pipe || t == charDevice || t == blockDevice
+	type entry struct {
+		dir  uint32
+		name string
+	}
+	entries := map[uint32]entry{} // by inode; a device has one name
+	eachJFFS2(b, order, func(kind uint16, node []byte) {
+		if kind == jffs2Dirent {
+			entries[order.Uint32(node[20:])] = entry{order.Uint32(node[12:]), string(node[40 : 40+int(node[28])])}
+		}
+	})
+	time := func(inode uint32) (uint32, bool) { // of a device; false: it is none
+		p := ""
+		for e, ok := entries[inode]; ok; e, ok = entries[e.dir] {
+			p = path.Join(e.name, p)
+		}
+		n := t.Lookup(p)
+		if n == nil || n.Mode&(fs.ModeDevice|fs.ModeNamedPipe) == 0 {
+			return 0, false
+		}
+		return uint32(n.ModTime.Unix()), true
 	}
 	sum := func(p []byte) uint32 { return ^crc32.Update(^uint32(0), crc32.IEEETable, p) }
-	at := uint32(now.Unix())
+	eachJFFS2(b, order, func(kind uint16, node []byte) {
+		switch kind {
+		case jffs2Inode:
+			if at, ok := time(order.Uint32(node[12:])); ok {
+				for _, field := range []int{32, 36, 40} { // read, changed, anything changed
+					order.PutUint32(node[field:], at)
+				}
+				order.PutUint32(node[64:], sum(node[:60]))
+			}
+		case jffs2Dirent:
+			if at, ok := time(order.Uint32(node[20:])); ok {
+				order.PutUint32(node[24:], at)
+				order.PutUint32(node[32:], sum(node[:32]))
+			}
+		}
+	})
+	return os.WriteFile(name, b, 0o600)
+}
+
+// eachJFFS2 calls fn for every name and inode of a JFFS2.
+func eachJFFS2(b []byte, order binary.ByteOrder, fn func(kind uint16, node []byte)) {
 	for off := 0; off+12 <= len(b); {
 		n := int(order.Uint32(b[off+4:]))
-		if order.Uint16(b[off:]) != nodeMagic || n < 12 || n > len(b)-off {
+		if order.Uint16(b[off:]) != jffs2Magic || n < 12 || n > len(b)-off {
 			off += 4
 			continue
 		}
 		node := b[off : off+n]
-		switch kind := order.Uint16(node[2:]); {
-		case kind == inode && n >= 68 && isDevice(order.Uint32(node[20:])):
-			for _, field := range []int{32, 36, 40} { // read, changed, anything changed
-				order.PutUint32(node[field:], at)
-			}
-			order.PutUint32(node[64:], sum(node[:60]))
-		case kind == dirent && n >= 40 && isDevice(uint32(node[29])<<12):
-			order.PutUint32(node[24:], at)
-			order.PutUint32(node[32:], sum(node[:32]))
+		kind := order.Uint16(node[2:])
+		if kind == jffs2Dirent && n >= 40 && n >= 40+int(node[28]) || kind == jffs2Inode && n >= 68 {
+			fn(kind, node)
 		}
 		off += (n + 3) &^ 3
 	}
-	return os.WriteFile(name, b, 0o600)
 }
 
 // settleUBIFS takes out of a UBIFS what is different each time mkfs.ubifs makes it: the UUID

@@ -28,7 +28,6 @@ type tool struct {
 	now   time.Time
 	stdin io.Reader
 	dir   string // where they run; "": here
-	noNow bool   // they are not told the time, which some take for the latest there may be
 }
 
 // find returns where a program is: tools that make file systems are often not where
@@ -77,11 +76,7 @@ func (t tool) run(ctx context.Context, name string, args []string, ok ...int) (s
 func (t tool) environment() []string {
 	const now = "SOURCE_DATE_EPOCH="
 	env := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, now) })
-	env = append(env, "LC_ALL=C.UTF-8", "TZ=UTC", "E2FSPROGS_FAKE_TIME="+t.seconds(), "E2FSCK_TIME="+t.seconds())
-	if !t.noNow {
-		env = append(env, now+t.seconds())
-	}
-	return env
+	return append(env, "LC_ALL=C.UTF-8", "TZ=UTC", "E2FSPROGS_FAKE_TIME="+t.seconds(), "E2FSCK_TIME="+t.seconds(), now+t.seconds())
 }
 
 func (t tool) seconds() string { return strconv.FormatInt(max(1, t.now.Unix()), 10) }

@@ -75,7 +75,7 @@ func makeFS(t testing.TB, tr *tree.Tree, options string) []byte {
 	must(t, os.WriteFile(recipe, fmt.Appendf(nil, "revision-file = \"none\"\n[[partition]]\nfs = \"jffs2\"\ntree = [{tar = \"root.tar\"}]\njffs2 = {%s}\n", options), 0o644))
 	r, err := build.ReadRecipe(recipe)
 	must(t, err)
-	if _, err := build.Build(context.Background(), r, out, build.Options{Now: then}); err != nil {
+	if _, err := build.Build(context.Background(), r, out, build.Options{Now: then.Add(time.Hour)}); err != nil {
 		t.Fatal(err)
 	}
 	b, err := os.ReadFile(out)

@@ -499,6 +499,39 @@ func TestASinkThatFailsEndsTheCapture(t *testing.T) {
 	tr.wantFiles()
 }
 
+func TestWhatHoldsACaptureUpIsNamedWhileItDoes(t *testing.T) {
+	tr := newTrial(t, 16*mib, nil)
+	c := New(tr.card, tr.o)
+	letGo := make(chan struct{})
+	ended := make(chan error, 1)
+	go func() {
+		ended <- c.Run(t.Context(), &memory{t: t, data: make([]byte, 16*mib), fail: func(b block.Block) error {
+			if b.Off > 2*mib {
+				<-letGo // a packer that takes long for one block
+			}
+			return nil
+		}})
+	}()
+	for c.State().Bottleneck != ByImage {
+		select {
+		case err := <-ended:
+			t.Fatalf("ended with %v before the image was named", err)
+		case <-t.Context().Done():
+			t.Fatal("the image is never named")
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	waited := c.Waited()
+	close(letGo)
+	err := <-ended
+	if err != nil || waited <= 0 || c.Waited() < waited {
+		t.Errorf("got %v; the card waited %v, in all %v", err, waited, c.Waited())
+	}
+	if _, err := c.Close(err); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAnImageThatDiffersIsFound(t *testing.T) {
 	used := []block.Extent{{Off: 4096, Len: 2 * mib}, {Off: 5 * mib, Len: 4096}}
 	tr := newTrial(t, 8*mib, used)

@@ -92,10 +92,12 @@ type reader struct {
 	// asked is since when the card owes an answer, in ns since the epoch; 0: it owes
 	// none.
 	asked atomic.Int64
-	// starved is for how long there was no buffer to read into, in ns.
-	starved  atomic.Int64
-	rescuing atomic.Bool  // the first pass is over, and not all was read
-	reread   atomic.Int64 // places that could be read in the end
+	// starved is for how long nothing could be read, since there was no buffer or nobody
+	// took what was read, in ns; hungry is since when that is so, in ns since the epoch;
+	// 0: it is not.
+	starved, hungry atomic.Int64
+	rescuing        atomic.Bool  // the first pass is over, and not all was read
+	reread          atomic.Int64 // places that could be read in the end
 }
 
 // run reads all that is not finished on the chart. What could not be read is no
@@ -323,6 +325,7 @@ func Reason(err error) verify.Reason {
 }
 
 func (r *reader) send(ctx context.Context, d delivery) error {
+	defer r.starve()()
 	select {
 	case r.out <- d:
 		return nil
@@ -336,10 +339,23 @@ func (r *reader) send(ctx context.Context, d delivery) error {
 
 // buffer waits for a buffer.
 func (r *reader) buffer(ctx context.Context) ([]byte, error) {
-	begin := time.Now()
-	buf, err := r.pool.Get(ctx)
-	r.starved.Add(int64(time.Since(begin)))
-	return buf, err
+	defer r.starve()()
+	return r.pool.Get(ctx)
+}
+
+// starve notes that nothing can be read, until the function that it returns is called.
+func (r *reader) starve() func() {
+	r.hungry.Store(time.Now().UnixNano())
+	return func() { r.starved.Add(time.Now().UnixNano() - r.hungry.Swap(0)) }
+}
+
+// waited returns for how long nothing could be read, until now.
+func (r *reader) waited() time.Duration {
+	n := r.starved.Load()
+	if hungry := r.hungry.Load(); hungry != 0 {
+		n += time.Now().UnixNano() - hungry
+	}
+	return time.Duration(n)
 }
 
 func (r *reader) start(p []byte, off int64) error {

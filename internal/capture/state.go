@@ -37,14 +37,16 @@ func (c *Capture) State() State {
 		Lost: c.lost.Load(), Reread: c.read.reread.Load(),
 	}
 	var shareStarved float64
-	s.Rate, shareStarved = c.meter.add(time.Now(), s.Done, time.Duration(c.read.starved.Load()))
+	s.Rate, shareStarved = c.meter.add(time.Now(), s.Done, c.read.waited())
 	if left := s.Total - s.Done; s.Rate > 0 && left >= 0 && s.Total > 0 {
 		s.ETA = time.Duration(float64(left) / s.Rate * float64(time.Second)).Round(time.Second)
 	}
-	if s.Phase == Reading && s.Rate > 0 {
-		s.Bottleneck = ByCard
-		if shareStarved > 0.5 {
+	if s.Phase == Reading {
+		switch {
+		case shareStarved > 0.5:
 			s.Bottleneck = ByImage
+		case s.Rate > 0:
+			s.Bottleneck = ByCard
 		}
 	}
 	if d := c.now.Load().silent(); d >= stalledAfter {
@@ -55,7 +57,7 @@ func (c *Capture) State() State {
 
 // Waited returns for how long the card was kept waiting by the packing, or by the disk
 // that the image goes to.
-func (c *Capture) Waited() time.Duration { return time.Duration(c.read.starved.Load()) }
+func (c *Capture) Waited() time.Duration { return c.read.waited() }
 
 // SetPhase says what the caller is doing, after Run.
 func (c *Capture) SetPhase(p Phase) { c.begin(p, 0) }
@@ -76,7 +78,7 @@ type meterSample struct {
 }
 
 // add takes a sample, and returns the speed since the oldest and the share of the time
-// that there was no buffer.
+// that nothing could be read.
 func (m *meter) add(now time.Time, done int64, starved time.Duration) (rate, share float64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

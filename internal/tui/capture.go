@@ -3,6 +3,7 @@ package tui
 import (
 	"fmt"
 	"io"
+	"math"
 	"strings"
 	"time"
 
@@ -229,7 +230,7 @@ func (l *CaptureLine) Show(c Capturing) error {
 		fmt.Fprintf(&b, "%s\n", captureHead(c))
 	}
 	for _, w := range c.Warnings[min(l.said, len(c.Warnings)):] {
-		fmt.Fprintf(&b, "%s %s\n", look.paint(yellow, look.signs.warn), w)
+		paragraph(&b, look, yellow, look.signs.warn, min(l.Width(), maxWidth), w)
 	}
 	l.said = len(c.Warnings)
 	if l.written = !c.Ended; l.written {
@@ -263,16 +264,21 @@ func captureLine(l look, c Capturing, w int) string {
 }
 
 // CaptureEnd says how a capture ended: one sentence, what could not be read, and which
-// files were made.
+// files were made. It is wrapped to the width of a terminal, and not at all where there
+// is none (Width 0): a log has a line for each thing.
 func CaptureEnd(w io.Writer, c Capturing, o TableOptions) error {
 	l := o.look()
+	width := math.MaxInt
+	if o.Width > 0 {
+		width = o.width()
+	}
 	c = c.clean(l)
 	var b strings.Builder
 	switch {
 	case c.Status == station.ExitGood:
-		fmt.Fprintf(&b, "%s %s\n", l.paint(green, l.signs.good), captured(c))
+		captured(&b, l, green, l.signs.good, width, c)
 	case c.Status == station.ExitUnverified || c.Status == station.ExitSomeFailed:
-		fmt.Fprintf(&b, "%s %s\n", l.paint(yellow, l.signs.warn), captured(c))
+		captured(&b, l, yellow, l.signs.warn, width, c)
 	default:
 		fmt.Fprintf(&b, "%s %s was not captured.\n", l.paint(red, l.signs.bad), c.Card.Device)
 	}
@@ -290,8 +296,18 @@ func CaptureEnd(w io.Writer, c Capturing, o TableOptions) error {
 // maxShownRanges is how many bad ranges people are shown.
 const maxShownRanges = 20
 
-// captured is the sentence at the end.
-func captured(c Capturing) string {
+// captured is the sentence at the end, and what was made.
+func captured(b *strings.Builder, l look, i ink, sign string, width int, c Capturing) {
+	paragraph(b, l, i, sign, width, capturedSentence(c))
+	if c.Image.SHA256 != "" {
+		indented(b, width, "SHA-256 of the image, unpacked: "+c.Image.SHA256)
+	}
+	if len(c.Image.Files) > 0 {
+		indented(b, width, "made "+strings.Join(c.Image.Files, ", "))
+	}
+}
+
+func capturedSentence(c Capturing) string {
 	used := "all of its " + size(c.Card.Size)
 	if c.Image.Used < c.Card.Size {
 		used = fmt.Sprintf("%s of its %s", size(c.Image.Used), size(c.Card.Size))
@@ -316,12 +332,6 @@ func captured(c Capturing) string {
 			n += r.Len
 		}
 		s += fmt.Sprintf(" %s could not be read, and are zeros in it.", size(n))
-	}
-	if c.Image.SHA256 != "" {
-		s += "\n  SHA-256 of the image, unpacked: " + c.Image.SHA256
-	}
-	if len(c.Image.Files) > 0 {
-		s += "\n  made " + strings.Join(c.Image.Files, ", ")
 	}
 	return s
 }

@@ -31,17 +31,28 @@ func captureStory() (story []Capturing) {
 		story = append(story, c)
 	}
 	add(0, func() {})
-	add(1, func() { c.Warnings = []string{"partition 2 of /dev/sdb (f2fs): it uses a feature that is not understood"} })
+	add(1, func() {
+		c.Warnings = []string{"partition 2 of /dev/sdb (f2fs): it uses a feature that is not understood"}
+	})
 	add(10, func() {
 		c.Done, c.Rate, c.ETA, c.Bottleneck, c.Image.Packed = 200_000_000, 20e6, 95*time.Second, capture.ByCard, 80_000_000
 	})
 	add(27, func() { c.Stalled = 17 * time.Second; c.Rate, c.ETA, c.Bottleneck = 0, -1, capture.ByNothing })
-	add(40, func() { c.Stalled, c.Done, c.Rate = 0, 500_000_000, 18e6; c.Bottleneck = capture.ByImage; c.Image.Packed = 200_000_000 })
+	add(40, func() {
+		c.Stalled, c.Done, c.Rate = 0, 500_000_000, 18e6
+		c.Bottleneck = capture.ByImage
+		c.Image.Packed = 200_000_000
+	})
 	add(120, func() {
 		c.Phase, c.Done, c.Rate, c.Lost, c.Bottleneck = capture.Rescuing, 2_099_000_000, 12_000, 1_000_000, capture.ByNothing
 	})
-	add(130, func() { c.Phase, c.Done, c.Total, c.Rate, c.Lost = capture.Packing, 100_000_000, 1_600_000_000, 60e6, 512; c.ETA = 25 * time.Second })
-	add(150, func() { c.Phase, c.Done, c.Total, c.Rate, c.ETA = capture.Proving, 15_000_000_000, 15_931_539_456, 900e6, time.Second })
+	add(130, func() {
+		c.Phase, c.Done, c.Total, c.Rate, c.Lost = capture.Packing, 100_000_000, 1_600_000_000, 60e6, 512
+		c.ETA = 25 * time.Second
+	})
+	add(150, func() {
+		c.Phase, c.Done, c.Total, c.Rate, c.ETA = capture.Proving, 15_000_000_000, 15_931_539_456, 900e6, time.Second
+	})
 	add(151, func() {
 		c.Ended, c.Took, c.Status = true, 151*time.Second, station.ExitSomeFailed
 		c.Bad = []CaptureRange{{1_234_567_168, 512}}
@@ -57,6 +68,7 @@ func TestACaptureIsShownAsDrawn(t *testing.T) {
 		&line:   {W: &line, Width: func() int { return 100 }},
 		&narrow: {W: &narrow, O: TableOptions{ASCII: true}, Width: func() int { return 40 }},
 	}
+	ends := map[*bytes.Buffer]int{&plain: 0, &line: 80}
 	for _, c := range captureStory() {
 		fmt.Fprintln(&usr1, CaptureProgress(c))
 		for _, err := range []error{p.Show(c), j.Show(c), screens[&line].Show(c), screens[&narrow].Show(c)} {
@@ -65,8 +77,8 @@ func TestACaptureIsShownAsDrawn(t *testing.T) {
 			}
 		}
 		if c.Ended {
-			for _, w := range []*bytes.Buffer{&plain, &line} {
-				if err := CaptureEnd(w, c, TableOptions{}); err != nil {
+			for w := range ends {
+				if err := CaptureEnd(w, c, TableOptions{Width: ends[w]}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -114,6 +126,22 @@ func TestTheEndOfACaptureSaysWhatItIsWorth(t *testing.T) {
 		var b bytes.Buffer
 		if err := CaptureEnd(&b, c, TableOptions{}); err != nil || !strings.Contains(b.String(), x.want) {
 			t.Errorf("status %d: %q does not tell %q (%v)", x.status, b.String(), x.want, err)
+		}
+	}
+}
+
+func TestTheEndOfACaptureFitsTheTerminal(t *testing.T) {
+	story := captureStory()
+	c := story[len(story)-1]
+	for _, width := range []int{66, 80, 100} {
+		var b bytes.Buffer
+		if err := CaptureEnd(&b, c, TableOptions{Width: width}); err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(b.String()) {
+			if w := ansi.StringWidth(strings.TrimSuffix(line, "\n")); w > width || strings.Contains(line, "abab") && !strings.Contains(line, c.Image.SHA256) {
+				t.Errorf("%d cells in %d: %q", w, width, line)
+			}
 		}
 	}
 }

@@ -160,7 +160,7 @@ func titleLine(snap station.Snapshot, lk look, w int) string {
 		}
 	}
 	read := "image " + size(im.Read) + " read"
-	if im.Size > 0 {
+	if im.Size > 0 && (im.Used < 0 || im.Used >= im.Size) { // else the end comes long before 100%
 		read = "image " + percent(min(float64(im.Read)/float64(im.Size), 1)) + " read"
 	}
 	room := w - 2

@@ -256,7 +256,11 @@ func (r *captureRun) room(used int64) error {
 		return nil
 	}
 	if free := int64(s.Bavail) * s.Bsize; free < needed {
-		return quit(station.ExitError, "there is no room for the image: %d bytes are needed and %s has %d; make room, name another place, or have it packed", needed, dir, free)
+		why := "make room, or name another place"
+		if r.o.packing == codec.Raw {
+			why = "make room, name another place, or have it packed"
+		}
+		return quit(station.ExitError, "there is no room for the image: %d bytes are needed and %s has %d; %s", needed, dir, free, why)
 	}
 	return nil
 }
@@ -402,7 +406,7 @@ func (r *captureRun) sentence(err error, kept bool) string {
 		s += fmt.Sprintf(". What could be read is in %s. Try it again, in another reader if you can, with --map=%s; or say --allow-bad as well, to have zeros in those places", r.o.partial, r.o.partialMap)
 	case kept:
 		s += fmt.Sprintf(". What was read is in %s; go on with --map=%s", r.o.partial, r.o.partialMap)
-	case errors.Is(err, syscall.ENOSPC):
+	case errors.Is(err, syscall.ENOSPC) && !strings.Contains(s, "make room"):
 		s += "; make room, or name another place"
 	}
 	return s

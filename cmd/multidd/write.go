@@ -381,7 +381,10 @@ func refuse(c console, o *writeOptions, plan *station.Plan) error {
 			say(c.err, "%s is refused: %s [%s]", t.Name, r.Text, r.Reason)
 		}
 	}
-	return quit(refusedStatus(plan), "nothing was written: %d refused, of %d targets", len(refused), len(plan.Targets))
+	if len(plan.Targets) == 1 {
+		return quit(refusedStatus(plan), "nothing was written")
+	}
+	return quit(refusedStatus(plan), "nothing was written: %d of %d targets refused", len(refused), len(plan.Targets))
 }
 
 // confirm asks once per run, naming what will be lost.

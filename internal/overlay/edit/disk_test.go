@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -148,6 +149,16 @@ func (d *aDisk) look() *volume.Disk {
 	return v
 }
 
+// noise is what lies on a card before: no byte of it is zero.
+var noise = sync.OnceValue(func() []byte {
+	b := make([]byte, 1<<20)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(b)
+	for i := range b {
+		b[i] |= 1
+	}
+	return b
+})
+
 // card returns what a card holds on which all that is used was written over noise, and the
 // patch.
 func (d *aDisk) card(p *Patch) *os.File {
@@ -155,10 +166,7 @@ func (d *aDisk) card(p *Patch) *os.File {
 	f, err := os.Create(filepath.Join(d.t.TempDir(), "card"))
 	must(d.t, err)
 	d.t.Cleanup(func() { f.Close() })
-	noise := make([]byte, 1<<20)
-	for i := range noise {
-		noise[i] = byte(rand.Uint32()) | 1
-	}
+	noise := noise()
 	size := extOff + d.extLen
 	for at := int64(0); at < size; at += int64(len(noise)) {
 		_, err := f.WriteAt(noise[:min(int64(len(noise)), size-at)], at)

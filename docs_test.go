@@ -32,7 +32,7 @@ var help = sync.OnceValues(func() (map[string]string, error) {
 		return nil, fmt.Errorf("build multidd: %w\n%s", err, out)
 	}
 	texts := map[string]string{}
-	for _, command := range []string{"", "write", "capture", "inspect", "devices", "dd", "exit-codes"} {
+	for _, command := range []string{"", "write", "capture", "inspect", "build", "extract", "devices", "dd", "exit-codes"} {
 		out, err := exec.Command(program, append(strings.Fields(command), "--help")...).Output()
 		if err != nil {
 			return nil, fmt.Errorf("multidd %s --help: %w", command, err)
@@ -80,7 +80,7 @@ func flags(text string) (names []string) {
 }
 
 func TestEveryFlagIsDescribed(t *testing.T) {
-	for command, least := range map[string]int{"write": 10, "capture": 10, "inspect": 4, "devices": 3} {
+	for command, least := range map[string]int{"write": 10, "capture": 10, "inspect": 4, "build": 4, "extract": 4, "devices": 3} {
 		all := flags(helpOf(t, command))
 		if len(all) < least {
 			t.Fatalf("the help of %s lists only %q", command, all)
@@ -95,7 +95,7 @@ func TestEveryFlagIsDescribed(t *testing.T) {
 
 // What is described must be there, too.
 func TestEveryDescribedFlagIsThere(t *testing.T) {
-	for _, command := range []string{"write", "capture", "inspect", "devices"} {
+	for _, command := range []string{"write", "capture", "inspect", "build", "extract", "devices"} {
 		all := flags(helpOf(t, command))
 		for _, m := range regexp.MustCompile("(?m)^\\| `(--[\\w-]+)").FindAllStringSubmatch(page(t, command+".md"), -1) {
 			if !slices.Contains(all, m[1]) {
@@ -119,7 +119,7 @@ func TestEveryOperandIsDescribed(t *testing.T) {
 }
 
 func TestHelpFitsTheTerminal(t *testing.T) {
-	for _, command := range []string{"", "write", "capture", "inspect", "devices", "dd", "exit-codes"} {
+	for _, command := range []string{"", "write", "capture", "inspect", "build", "extract", "devices", "dd", "exit-codes"} {
 		for line := range strings.Lines(helpOf(t, command)) {
 			if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); n > 80 {
 				t.Errorf("multidd %s --help has a line of %d characters: %s", command, n, line)

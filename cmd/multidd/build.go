@@ -31,16 +31,18 @@ func newBuild(c console) *cobra.Command {
 		Use:   "build [flags] RECIPE -o IMAGE",
 		Short: "Make an image of trees of files, as a recipe says",
 		Long: `Make a card image, or a flashable root, of directories, tars and other images:
-partition table, file systems, boot loaders, and a text that says which revision
-it is. RECIPE is a TOML file; docs/build.md describes it.
+partition table, file systems, boot loaders, and a text that says which
+revision it is. RECIPE is a TOML file; docs/build.md describes it.
 
-Neither root nor a mount is needed. The same recipe with the same trees gives the
-same bytes, if SOURCE_DATE_EPOCH says the time; without it that of now is used.
+Neither root nor a mount is needed. The same recipe with the same trees gives
+the same bytes, if SOURCE_DATE_EPOCH says the time; without it that of now is
+used.
 
 IMAGE is packed as its name says: .bz2 .gz .xz .zst .lz4, not at all for .img
-.raw .bin .dd .iso, any other name as zst; - is standard output. Its map (.bmap)
-and digests (.sha256) come beside it. A root of JFFS2 or UBIFS without a table is
-to be flashed: it is not packed unless its name says so, and has no map.
+.raw .bin .dd .iso, any other name as zst; - is standard output. Its map
+(.bmap) and digests (.sha256) come beside it. A root of JFFS2 or UBIFS without
+a table is to be flashed: it is not packed unless its name says so, and has no
+map.
 
 File systems are made by the tools that make them everywhere; one that is
 missing is named with its package.

@@ -37,22 +37,22 @@ func newExtract(c console) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "extract [flags] IMAGE|CARD DIR|TAR",
 		Short: "Take the files out of an image or a card",
-		Long: `Take the files of a partition (ext2, ext3, ext4, FAT or JFFS2) out of an image or
-off a card, into a new directory or a tar. Nothing is mounted, and what they come
-from is only read.
+		Long: `Take the files of a partition (ext2, ext3, ext4, FAT or JFFS2) out of an image
+or off a card, into a new directory or a tar. Nothing is mounted, and what they
+come from is only read.
 
 IMAGE is a file, raw or packed; a root of JFFS2 alone is one, too. CARD is a
 device, a link to one, or a slot; it must not be mounted, unless read-only.
 
-A name that ends in .tar, .tar.gz, .tgz, .tar.bz2, .tar.xz, .tar.zst or .tar.lz4
-is a tar, and - is a tar to standard output; any other is a directory, which must
-be empty or not there yet. A tar keeps everything: owners, devices, hard links,
-extended attributes. In a directory owners and devices are kept for root, and for
-others it is said how many names have lost something.
+A name that ends in .tar, .tar.gz, .tgz, .tar.bz2, .tar.xz, .tar.zst or
+.tar.lz4 is a tar, and - is a tar to standard output; any other is a directory,
+which must be empty or not there yet. A tar keeps everything: owners, devices,
+hard links, extended attributes. In a directory owners and devices are kept for
+root, and for others it is said how many names have lost something.
 
 The exit status is 0 if all files are out, 5 if the card is refused, 6 if the
-image is bad, 7 if a permission is missing, 1 for anything else, 130 and 143 if it
-was interrupted.`,
+image is bad, 7 if a permission is missing, 1 for anything else, 130 and 143 if
+it was interrupted.`,
 		Example: `  multidd extract moz-ref-v2.img.bz2 root.tar.xz
   multidd extract --partition=2 --path=/etc /dev/sdb etc/
   multidd extract root.jffs2 - | tar -tv`,

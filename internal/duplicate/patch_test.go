@@ -122,3 +122,17 @@ func TestAPatchThatChangesNothingNeedsNoBuffer(t *testing.T) {
 		}
 	})
 }
+
+// A piece in the first MiB that is longer than a buffer, where the image has nothing, is
+// blanked again if it was not blank, and sealed like the rest.
+func TestALongPieceInTheFirstMiBIsBlankedAgain(t *testing.T) {
+	const size = 3 << 20
+	m := devicetest.NewMedium(size, devicetest.FlipOnce(300_000))
+	m.Soil(7)
+	before := m.Bytes()
+	patch := pieces{block.New(100_000, noise(5*blockSize, 1), nil)}
+	d := deed{image: noise(size, 54), used: []block.Extent{{Off: 1 << 20, Len: 1 << 20}}, lane: Lane{Target: m, Size: size, Patch: patch}, o: Options{NoProbe: true}}
+	if p := d.do(t); p.Phase != Good || p.Rewrote != 1 || !bytes.Equal(m.Bytes(), d.want(before, patch)) {
+		t.Errorf("%v, %d rewritten: %+v", p.Phase, p.Rewrote, p.Verdict)
+	}
+}

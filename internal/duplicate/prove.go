@@ -204,19 +204,12 @@ func (l *lane) rewrite(ctx context.Context, bad []verify.Bad) error {
 	l.noteRewrite(bad)
 	l.enter(Writing, int64(len(bad))*int64(l.r.pool.BufferSize()))
 	for _, b := range bad {
-		buf, err := l.r.pool.Get(ctx)
-		if err != nil {
-			return err
-		}
-		if b.Index < 0 {
-			clear(buf[:b.Len]) // of the first MiB, which is blank yet
+		err := error(nil)
+		if b.Index < 0 { // of the first MiB, which is blank yet; it may be longer than a buffer
+			err = l.writeSure(make([]byte, b.Len), b.Off)
 		} else {
-			err = l.fetch(buf[:b.Len], b.Entry)
+			err = l.rewriteBlock(ctx, b.Entry)
 		}
-		if err == nil {
-			err = l.writeSure(buf[:b.Len], b.Off)
-		}
-		l.r.pool.Put(buf)
 		if err != nil {
 			return err
 		}
@@ -226,4 +219,17 @@ func (l *lane) rewrite(ctx context.Context, bad []verify.Bad) error {
 		l.progress(b.Len)
 	}
 	return l.flush(ctx)
+}
+
+// rewriteBlock writes a block once more.
+func (l *lane) rewriteBlock(ctx context.Context, e verify.Entry) error {
+	buf, err := l.r.pool.Get(ctx)
+	if err != nil {
+		return err
+	}
+	defer l.r.pool.Put(buf)
+	if err := l.fetch(buf[:e.Len], e); err != nil {
+		return err
+	}
+	return l.writeSure(buf[:e.Len], e.Off)
 }

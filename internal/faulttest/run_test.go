@@ -101,6 +101,11 @@ func (c *card) wantHolds(data []byte) {
 	c.t.Helper()
 	if at := c.odd(data); at >= 0 {
 		c.t.Errorf("%s: byte %d is not what it should be (the image ends at %d)", c.path, at, len(data))
+		for _, r := range c.Log() {
+			if r.Kind == devicetest.Write && touches(r, int64(at)) {
+				c.t.Logf("operation %d wrote it: %d bytes at byte %d, done %v, error %v", r.N, r.Len, r.Off, r.Done, r.Err)
+			}
+		}
 	}
 }
 

@@ -79,6 +79,9 @@ back wrong; 7 a permission is missing; 10 captured but not proved
   multidd capture --map=old.map /dev/sdb old.img.xz  a worn card: go on with it
   multidd capture --format=bz2 /dev/sdb - | ssh host 'cat > x.img.bz2'`,
 		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 3 && o.shrink.asked && new(shrinking).Set(args[0]) == nil {
+				return fmt.Errorf("capture: the room of --shrink is said with '=': --shrink=%s", args[0])
+			}
 			if len(args) != 2 {
 				return errors.New("capture: name a card and the image to make of it; 'multidd devices' lists the cards")
 			}

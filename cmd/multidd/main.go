@@ -56,14 +56,14 @@ func run(args []string, c console) int {
 	}
 	root := newRoot(c)
 	root.SetArgs(args)
-	err := root.Execute()
+	cmd, err := root.ExecuteC()
 	if err == nil {
 		return station.ExitGood
 	}
 	var e *exitError
 	if !errors.As(err, &e) {
 		// What cobra itself finds wrong is the command line.
-		e = &exitError{station.ExitUsage, fmt.Errorf("%w\nRun 'multidd --help' for what can be said", err)}
+		e = &exitError{station.ExitUsage, fmt.Errorf("%w\nRun '%s --help' for what can be said", err, cmd.CommandPath())}
 	}
 	if e.err != nil {
 		say(c.err, "%v", e.err)

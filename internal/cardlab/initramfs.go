@@ -54,7 +54,7 @@ var (
 	guestModules = []string{
 		"vfat", "exfat", "ext4", "btrfs", "f2fs", "squashfs", "isofs", "udf", "xfs", "ntfs3",
 		"nls_ascii", "nls_cp437", "nls_iso8859_1", "nls_utf8", "crc32c_generic",
-		"jffs2", "ubifs", "mtdblock", "mtdram", "block2mtd", "nandsim",
+		"jffs2", "ubifs", "deflate", "lzo", "zstd", "mtdblock", "mtdram", "block2mtd", "nandsim", // UBIFS wants all its packers
 		"loop", "brd", "null_blk", "scsi_debug", "sg", "nbd", "zram",
 		"dm_mod", "dm_flakey", "dm_delay", "dm_log_writes", "dm_snapshot",
 		"virtio_blk", "fuse",

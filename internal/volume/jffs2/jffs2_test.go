@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -256,6 +257,34 @@ func TestWhatIsWrongIsSaid(t *testing.T) {
 	l.node(0xc002, make([]byte, 60)) // it no longer counts
 	if _, err := read(l.b.Bytes()); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestAttributesAreRead(t *testing.T) {
+	l := &log{t: t}
+	l.inode(node{ino: 1, version: 1, mode: 0o40755})
+	l.dirent(1, 1, 2, "a")
+	l.dirent(1, 2, 3, "b")
+	l.inode(node{ino: 2, version: 1, mode: 0o100644})
+	l.inode(node{ino: 3, version: 1, mode: 0o100644})
+	l.xattr(1, 1, 1, "comment", "old")
+	l.xattr(1, 2, 1, "comment", "new")
+	l.xattr(2, 1, 2, "capability", "\x01\x00")
+	l.xattr(3, 1, 3, "", "\x01\x00\x00\x00"+"\x01\x00\x06\x00"+"\x02\x00\x04\x00\xe8\x03\x00\x00")
+	for _, r := range [][3]uint32{{2, 1, 2}, {3, 1, 4}, {2, 2, 6}, {3, 2, 8}, {3, 2, 9}, {2, 3, 10}} {
+		l.xref(r[0], r[1], r[2])
+	}
+	tr, err := read(l.b.Bytes())
+	must(t, err)
+	want := map[string]string{
+		"user.comment": "new", "security.capability": "\x01\x00",
+		"system.posix_acl_access": "\x02\x00\x00\x00" + "\x01\x00\x06\x00\xff\xff\xff\xff" + "\x02\x00\x04\x00\xe8\x03\x00\x00",
+	}
+	if got := tr.Lookup("a").Xattrs; !maps.Equal(got, want) {
+		t.Errorf("a has %q", got)
+	}
+	if got := tr.Lookup("b").Xattrs; !maps.Equal(got, map[string]string{"user.comment": "new"}) { // the other was taken away
+		t.Errorf("b has %q", got)
 	}
 }
 

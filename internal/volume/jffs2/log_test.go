@@ -93,3 +93,30 @@ func (l *log) mend(b []byte) []byte {
 	}
 	return b
 }
+
+// xattr writes an attribute: prefix is its kind, 1 for "user.".
+func (l *log) xattr(number, version uint32, prefix byte, name, value string) {
+	body := make([]byte, 20)
+	le.PutUint32(body, number)
+	le.PutUint32(body[4:], version)
+	body[8], body[9] = prefix, byte(len(name))
+	le.PutUint16(body[10:], uint16(len(value)))
+	data := append([]byte(name+"\x00"), value...)
+	le.PutUint32(body[12:], sum(data))
+	before := l.b.Len()
+	l.node(0xe008, append(body, data...))
+	p := l.b.Bytes()[before:]
+	le.PutUint32(p[28:], sum(p[:28]))
+}
+
+// xref gives a file an attribute; an odd seq takes it away.
+func (l *log) xref(ino, number, seq uint32) {
+	body := make([]byte, 16)
+	le.PutUint32(body, ino)
+	le.PutUint32(body[4:], number)
+	le.PutUint32(body[8:], seq)
+	before := l.b.Len()
+	l.node(0xe009, body)
+	p := l.b.Bytes()[before:]
+	le.PutUint32(p[24:], sum(p[:24]))
+}

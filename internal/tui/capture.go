@@ -148,7 +148,7 @@ func capturePhase(p capture.Phase) string {
 	return p.String()
 }
 
-// captureWords says how a capture stands.
+// captureWords says how a capture stands, what matters most first.
 func captureWords(c Capturing) []string {
 	words := []string{c.Phase.String()}
 	if c.Total > 0 {
@@ -160,9 +160,6 @@ func captureWords(c Capturing) []string {
 	if c.ETA >= 0 {
 		words = append(words, clock(c.ETA)+" left")
 	}
-	if c.Image.Packed > 0 && c.Image.Format != "raw" {
-		words = append(words, "packed "+size(c.Image.Packed)+ratio(c))
-	}
 	if c.Lost > 0 {
 		so := ""
 		if c.Phase <= capture.Rescuing {
@@ -171,10 +168,12 @@ func captureWords(c Capturing) []string {
 		words = append(words, size(c.Lost)+" unreadable"+so)
 	}
 	if c.Stalled > 0 {
-		return append(words, "stalled for "+clock(c.Stalled))
-	}
-	if s := captureLimit(c); s != "" {
+		words = append(words, "stalled for "+clock(c.Stalled))
+	} else if s := captureLimit(c); s != "" {
 		words = append(words, s)
+	}
+	if c.Image.Packed > 0 && c.Image.Format != "raw" {
+		words = append(words, "packed "+size(c.Image.Packed)+ratio(c))
 	}
 	return words
 }

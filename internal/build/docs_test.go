@@ -40,6 +40,12 @@ func TestTheRecipesOfTheDocsAreBuilt(t *testing.T) {
 			must(t, os.WriteFile(name, m[2], 0o644))
 			r, err := ReadRecipe(name)
 			must(t, err)
+			r.Size /= 4 // for the sake of time
+			for i := range r.Partitions {
+				if p := &r.Partitions[i]; p.Size > 0 {
+					p.Size /= 4
+				}
+			}
 			if _, err := Build(context.Background(), r, filepath.Join(t.TempDir(), "x.img.zst"), Options{Now: then}); err != nil {
 				t.Errorf("%s: %v", m[1], err)
 			}

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -392,10 +393,10 @@ func copyInto(ctx context.Context, to *os.File, off int64, name string) error {
 		return err
 	}
 	defer from.Close()
-	buf := make([]byte, 1<<20)
+	buf, zeros := make([]byte, 1<<20), make([]byte, 1<<20)
 	for {
 		n, err := io.ReadFull(stopping{ctx, from}, buf)
-		if p := buf[:n]; !allZero(p) {
+		if p := buf[:n]; !bytes.Equal(p, zeros[:n]) {
 			if _, err := to.WriteAt(p, off); err != nil {
 				return err
 			}
@@ -408,15 +409,6 @@ func copyInto(ctx context.Context, to *os.File, off int64, name string) error {
 			return err
 		}
 	}
-}
-
-func allZero(p []byte) bool {
-	for _, b := range p {
-		if b != 0 {
-			return false
-		}
-	}
-	return true
 }
 
 // pack makes the image out of the raw file: only what is used.

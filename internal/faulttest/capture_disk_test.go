@@ -114,6 +114,13 @@ func TestFileSystemsSurviveACapture(t *testing.T) {
 		{"gpt", volumetest.Spec{Table: "gpt", Seed: 2, Parts: []volumetest.Part{
 			{Kind: "ext2", Size: 16 * mib, Args: []string{"-b", "1024"}}, {Kind: "exfat", Size: 16 * mib}, {Kind: "fat32", Size: 40 * mib}, {Kind: "noise", Size: 2 * mib},
 		}}},
+		{"features", volumetest.Spec{Table: "mbr", Seed: 4, Parts: []volumetest.Part{
+			{Kind: "ext4", Size: 24 * mib, Args: []string{"-b", "1024", "-O", "meta_bg,^resize_inode"}},
+			{Kind: "ext4", Size: 24 * mib, Args: []string{"-b", "4096", "-O", "64bit,flex_bg,inline_data", "-I", "256"}},
+			{Kind: "fat12", Size: 4 * mib},
+			{Kind: "ext4", Size: 24 * mib, Args: []string{"-O", "sparse_super2,^resize_inode"}, Logical: true},
+			{Kind: "ext4", Size: 24 * mib, Args: []string{"-O", "^metadata_csum,uninit_bg,^64bit"}, Logical: true},
+		}}},
 		{"no table", volumetest.Spec{Seed: 3, Parts: []volumetest.Part{{Kind: "ext4", Size: 32 * mib, Args: []string{"-O", "bigalloc"}}}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
